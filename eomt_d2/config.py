@@ -1,0 +1,151 @@
+"""Every configuration key that eomt_d2 adds to Detectron2, with its default and its meaning."""
+
+from detectron2.config import CfgNode as CN
+
+__all__ = ["add_eomt_config"]
+
+
+def add_eomt_config(cfg: CN) -> None:
+    """Add the keys of this package to a Detectron2 config, in place.
+
+    Key names that users of Mask2Former already have in their files are kept, so those files
+    parse. A key that is already present (because ``add_maskformer2_config`` of the official
+    package ran before) keeps its value unless the recipe shared by both networks needs another
+    default.
+
+    Args:
+        cfg: a config made by :func:`detectron2.config.get_cfg`.
+    """
+    _add_input(cfg)
+    _add_mask_former(cfg)
+    _add_vit(cfg)
+    _add_solver(cfg)
+    _add_datasets(cfg)
+    _add_mask2former_compatibility(cfg)
+
+
+def _add_input(cfg: CN) -> None:
+    # Ground truth to train on: "panoptic", "instance", "semantic", or "auto" (the richest of
+    # these three that the data set has).
+    cfg.INPUT.DATASET_MAPPER_NAME = "auto"
+    cfg.INPUT.FORMAT = "RGB"
+    # Side of the square training crop, in pixels; also the side of square and window inference.
+    cfg.INPUT.IMAGE_SIZE = 640
+    # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the long side fits IMAGE_SIZE.
+    cfg.INPUT.MIN_SCALE = 0.1
+    cfg.INPUT.MAX_SCALE = 2.0
+    # Photometric jitter of the published ADE20K and Cityscapes recipes.
+    cfg.INPUT.COLOR_JITTER = False
+    # How an image meets the network at test time:
+    #   square:    fits inside IMAGE_SIZE x IMAGE_SIZE, padded right and bottom
+    #   divisible: padded only to a multiple of SIZE_DIVISIBILITY
+    #   window:    short side = IMAGE_SIZE, overlapping square windows along the long side
+    cfg.INPUT.TEST_MODE = "square"
+    # For "divisible"; 0 means the backbone's own size_divisibility (its patch size).
+    cfg.INPUT.SIZE_DIVISIBILITY = 0
+    # An image whose segments all fall outside the crop: "redraw" the augmentation (published) or
+    # "keep" the image as a negative.
+    cfg.INPUT.EMPTY_SAMPLES = "redraw"
+
+    cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
+    cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
+
+
+def _add_mask_former(cfg: CN) -> None:
+    """Queries, losses, thresholds and mask annealing: shared by both networks."""
+    node = cfg.MODEL.setdefault("MASK_FORMER", CN())
+    node.NUM_OBJECT_QUERIES = 200
+
+    # Weights of the loss terms, and of the "no object" class inside the cross-entropy.
+    node.CLASS_WEIGHT = 2.0
+    node.MASK_WEIGHT = 5.0
+    node.DICE_WEIGHT = 5.0
+    node.NO_OBJECT_WEIGHT = 0.1
+    # Points per mask at which mask losses and matching costs are computed.
+    node.TRAIN_NUM_POINTS = 12544
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+
+    # Mask annealing (EoMT, section 3.3). SCHEDULE says what STARTS and ENDS, one entry per
+    # masked block, are:
+    #   staggered:  the published evenly staggered windows for SOLVER.MAX_ITER; both stay empty
+    #   fractions:  fractions of SOLVER.MAX_ITER
+    #   iterations: absolute iterations
+    #   none:       masks are never annealed
+    node.MASK_ANNEALING = CN()
+    node.MASK_ANNEALING.SCHEDULE = "staggered"
+    node.MASK_ANNEALING.STARTS = []
+    node.MASK_ANNEALING.ENDS = []
+    node.MASK_ANNEALING.POWER = 0.9
+
+    test = node.setdefault("TEST", CN())
+    test.SEMANTIC_ON = False
+    test.INSTANCE_ON = False
+    test.PANOPTIC_ON = False
+    # Panoptic: a query needs a class score above the first; a segment must keep at least the
+    # second as its share of its own mask.
+    test.OBJECT_MASK_THRESHOLD = 0.8
+    test.OVERLAP_THRESHOLD = 0.8
+
+    # Query blocks of EoMT; 0 means the number that belongs to the backbone preset.
+    cfg.MODEL.EOMT = CN()
+    cfg.MODEL.EOMT.NUM_BLOCKS = 0
+    # False trains without masks and supervises the last prediction alone (the paper's ablation).
+    cfg.MODEL.EOMT.MASKED_ATTENTION = True
+
+    # Semantic results: "scores" (K, height, width), or "labels" (height, width), which needs
+    # K times less memory and is all that mIoU needs.
+    cfg.TEST.SEMANTIC_OUTPUT = "labels"
+    # Instances kept per image.
+    cfg.TEST.DETECTIONS_PER_IMAGE = 100
+
+
+def _add_vit(cfg: CN) -> None:
+    node = cfg.MODEL.VIT = CN()
+    # A preset of eomt_d2/modeling/backbone/presets.py, or "" to give every size below.
+    node.NAME = "vit_large_patch14_reg4_dinov2"
+    node.PATCH_SIZE = 16
+    # Side in pixels whose grid the learned position embedding has; 0 means INPUT.IMAGE_SIZE.
+    node.IMG_SIZE = 0
+    # Sizes; 0 (or "") means the preset's.
+    node.EMBED_DIM = 0
+    node.DEPTH = 0
+    node.NUM_HEADS = 0
+    node.MLP_RATIO = 0.0
+    node.FFN = ""  # "mlp" (GELU) or "swiglu"
+    node.NUM_REGISTERS = -1  # -1 means the preset's
+    node.LAYER_SCALE_INIT = -1.0  # 0 means no LayerScale; -1 means the preset's
+    node.DROP_PATH_RATE = 0.0
+    # Recompute each block's activations in the backward pass instead of keeping them.
+    node.ACTIVATION_CHECKPOINTING = False
+
+
+def _add_solver(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 0.05
+    # Each backbone block's learning rate is this factor below that of the block after it.
+    cfg.SOLVER.LAYER_DECAY = 0.8
+    # True: the blocks that see the queries learn at the full rate (DINOv3 recipes).
+    cfg.SOLVER.QUERY_BLOCKS_FULL_LR = False
+    # New parameters warm up first while the backbone waits; then the backbone warms up.
+    cfg.SOLVER.LR_SCHEDULER_NAME = "TwoStageWarmupPolyLR"
+    cfg.SOLVER.WARMUP_ITERS_HEAD = 500
+    cfg.SOLVER.WARMUP_ITERS_BACKBONE = 1000
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+    # "float16" (with loss scaling) or "bfloat16", where SOLVER.AMP.ENABLED.
+    cfg.SOLVER.AMP.PRECISION = "float16"
+
+
+def _add_datasets(cfg: CN) -> None:
+    # Data sets described in the config itself: a list of dicts, see datasets/README.md.
+    cfg.DATASETS.REGISTER = []
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+
+
+def _add_mask2former_compatibility(cfg: CN) -> None:
+    """Keys of Mask2Former's released files which these networks do not read."""

@@ -1,0 +1,31 @@
+"""The two data types that networks, criterion and post-processing exchange."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+__all__ = ["MaskPrediction", "MaskTarget"]
+
+
+class MaskPrediction(NamedTuple):
+    """What a mask classification network says about a batch of B images with Q queries.
+
+    Attributes:
+        mask_logits: (B, Q, h, w) float; a pixel belongs to the query's mask where it is > 0.
+        class_logits: (B, Q, K + 1) float; the last class is "no object".
+    """
+
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
+class MaskTarget(NamedTuple):
+    """The M ground-truth segments of one training image. M may be 0.
+
+    Attributes:
+        labels: (M,) int64 class indices in [0, K).
+        masks: (M, H, W) bool at the resolution of the network's (padded) input.
+    """
+
+    labels: Tensor
+    masks: Tensor
