@@ -95,7 +95,7 @@ def _add_mask_former(cfg: CN) -> None:
 
     # Semantic results: "scores" (K, height, width), or "labels" (height, width), which needs
     # K times less memory and is all that mIoU needs.
-    cfg.TEST.SEMANTIC_OUTPUT = "labels"
+    cfg.TEST.SEMANTIC_OUTPUT = "scores"
     # Instances kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
 
