@@ -1,0 +1,234 @@
+"""The shapes data set: its files in COCO's formats, and its registration in Detectron2.
+
+Layout below the data set's folder, for each ``split`` of ``train`` and ``val``::
+
+    {split}/000000000001.png             images, RGB
+    panoptic_{split}/000000000001.png    segment ids, R + 256 G + 256^2 B
+    semantic_{split}/000000000001.png    contiguous classes 0-7, one byte per pixel
+    annotations/panoptic_{split}.json
+    annotations/instances_{split}.json   things only, RLE of what is visible
+    shapes.json                          the parameters that made all this; written last
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as mask_util
+
+from eomt_d2.data.datasets.shapes_scene import STUFF_CLASSES, THING_CLASSES, Scene, draw_scene
+from eomt_d2.errors import UserError
+
+__all__ = ["SHAPES_CATEGORIES", "make_shapes", "scene_of"]
+
+# Category ids have gaps, as COCO's have, so that forgetting to convert them shows.
+SHAPES_CATEGORIES: list[dict[str, Any]] = [
+    {"id": category_id, "name": name, "supercategory": kind, "isthing": int(kind == "shape")}
+    for kind, names, ids in (
+        ("shape", THING_CLASSES, (1, 3, 4, 7, 8)),
+        ("texture", STUFF_CLASSES, (92, 95, 100)),
+    )
+    for name, category_id in zip(names, ids, strict=True)
+]
+
+_SPLITS = ("train", "val")
+_STAMP = "shapes.json"
+# Raised whenever the same seed would give other files than before.
+_VERSION = 1
+
+
+def make_shapes(
+    output: str | os.PathLike[str],
+    *,
+    num_train: int = 2000,
+    num_val: int = 128,
+    size: int = 128,
+    seed: int = 0,
+    num_workers: int | None = None,
+) -> Path:
+    """Write the data set, unless a complete one with the same parameters is there already.
+
+    Everything is written to a folder beside ``output``, which takes its place when complete; an
+    interrupted run leaves nothing that could be mistaken for a data set.
+
+    Args:
+        output: folder of the data set. One that this function made before is replaced.
+        num_train, num_val: images per split, each at least 1.
+        size: side of the images in pixels, at least 128.
+        seed: non-negative; images are drawn from (seed, split, index), so splits never share a
+            scene, and a longer data set begins with the images of a shorter one.
+        num_workers: processes; by default one per core, at most 8. Does not change the result.
+
+    Returns:
+        ``output`` as a path.
+
+    Raises:
+        UserError: a parameter is out of range, or ``output`` holds something else.
+    """
+    for name, value, least in (
+        ("number of training images", num_train, 1),
+        ("number of validation images", num_val, 1),
+        ("image size", size, 128),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise UserError(f"The {name} of the shapes data set is {value}; use {least} or more.")
+
+    output = Path(output)
+    stamp = {"version": _VERSION, "size": size, "seed": seed, "train": num_train, "val": num_val}
+    if _is_complete(output, stamp):
+        return output
+    _check_replaceable(output)
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial_root = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        partial_root.chmod(0o755)
+        for split in _SPLITS:
+            _write_split(partial_root, split, stamp[split], size, seed, num_workers)
+        (partial_root / _STAMP).write_text(json.dumps(stamp) + "\n")
+        _put_in_place(partial_root, output, stamp)
+    finally:
+        shutil.rmtree(partial_root, ignore_errors=True)
+    return output
+
+
+def scene_of(seed: int, split: str, index: int, size: int) -> Scene:
+    """The scene of image ``index`` (from 0) of a split ("train" or "val")."""
+    return draw_scene(np.random.default_rng([seed, _SPLITS.index(split), index]), size)
+
+
+def _folders(split: str) -> dict[str, str]:
+    return {"image": split, "panoptic": f"panoptic_{split}", "semantic": f"semantic_{split}"}
+
+
+def _is_complete(root: Path, stamp: dict[str, int]) -> bool:
+    try:
+        if json.loads((root / _STAMP).read_text()) != stamp:
+            return False
+    except (OSError, json.JSONDecodeError):
+        return False
+    for split in _SPLITS:
+        for task in ("panoptic", "instances"):
+            if not (root / "annotations" / f"{task}_{split}.json").is_file():
+                return False
+        names = {_file_name(index) for index in range(stamp[split])}
+        for folder in _folders(split).values():
+            if not (root / folder).is_dir() or not names.issubset(os.listdir(root / folder)):
+                return False
+    return True
+
+
+def _check_replaceable(output: Path) -> None:
+    if not output.exists():
+        return
+    ours = {"annotations", _STAMP, *(f for split in _SPLITS for f in _folders(split).values())}
+    if not output.is_dir() or not ours.issuperset(os.listdir(output)):
+        raise UserError(
+            f"'{output}' holds files that are not a shapes data set; give another folder."
+        )
+
+
+def _put_in_place(made: Path, output: Path, stamp: dict[str, int]) -> None:
+    if output.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{output.name}-old-", dir=output.parent))
+        os.replace(output, old / "data")
+        shutil.rmtree(old)
+    try:
+        os.replace(made, output)
+    except OSError:
+        # Another process was faster; what it made is as good if it is the same.
+        if not _is_complete(output, stamp):
+            raise
+
+
+def _write_split(
+    root: Path, split: str, count: int, size: int, seed: int, num_workers: int | None
+) -> None:
+    for folder in ("annotations", *_folders(split).values()):
+        (root / folder).mkdir(exist_ok=True)
+
+    write = partial(_write_image, root, split, size, seed)
+    num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    if num_workers > 1:
+        with ProcessPoolExecutor(num_workers) as pool:
+            records = list(pool.map(write, range(count), chunksize=16))
+    else:
+        records = [write(index) for index in range(count)]
+
+    images = [
+        {"id": i + 1, "file_name": _file_name(i), "height": size, "width": size}
+        for i in range(count)
+    ]
+    panoptic = [
+        {"image_id": i + 1, "file_name": _file_name(i), "segments_info": segments}
+        for i, (segments, _) in enumerate(records)
+    ]
+    instances = [
+        {"id": number, "image_id": i + 1, **instance}
+        for number, (i, instance) in enumerate(
+            ((i, instance) for i, (_, found) in enumerate(records) for instance in found), start=1
+        )
+    ]
+    things = [category for category in SHAPES_CATEGORIES if category["isthing"]]
+    for task, categories, annotations in (
+        ("panoptic", SHAPES_CATEGORIES, panoptic),
+        ("instances", things, instances),
+    ):
+        content = {"images": images, "categories": categories, "annotations": annotations}
+        (root / "annotations" / f"{task}_{split}.json").write_text(json.dumps(content))
+
+
+def _write_image(
+    root: Path, split: str, size: int, seed: int, index: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write the three PNG files of one image; give its segments and its instances."""
+    scene = scene_of(seed, split, index, size)
+    # Ids over all three bytes, as COCO's, which are the colours of its pictures.
+    rng = np.random.default_rng([seed, _SPLITS.index(split), index, 1])
+    ids = np.sort(rng.choice(2**24 - 1, len(scene.classes), replace=False)) + 1
+
+    id_map = ids[scene.segments]
+    colours = np.stack([id_map % 256, id_map // 256 % 256, id_map // 256**2], axis=-1)
+    labels = np.asarray(scene.classes, dtype=np.uint8)[scene.segments]
+    for kind, pixels in (
+        ("image", scene.image),
+        ("panoptic", colours.astype(np.uint8)),
+        ("semantic", labels),
+    ):
+        Image.fromarray(pixels).save(root / _folders(split)[kind] / _file_name(index))
+    return _annotations(scene, ids.tolist())
+
+
+def _annotations(
+    scene: Scene, ids: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    segments, instances = [], []
+    for i, (segment_id, label) in enumerate(zip(ids, scene.classes, strict=True)):
+        mask = scene.segments == i
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        x, y = int(columns[0]), int(rows[0])
+        common = {
+            "category_id": SHAPES_CATEGORIES[label]["id"],
+            "area": int(mask.sum()),
+            "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+            "iscrowd": 0,
+        }
+        segments.append({"id": segment_id, **common})
+        if SHAPES_CATEGORIES[label]["isthing"]:
+            rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
+            rle["counts"] = rle["counts"].decode("ascii")
+            instances.append({**common, "segmentation": rle})
+    return segments, instances
+
+
+def _file_name(index: int) -> str:
+    return f"{index + 1:012d}.png"
