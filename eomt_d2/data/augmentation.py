@@ -1,0 +1,120 @@
+"""Large-scale jitter: flip, scale, pad and crop of an image and of the id maps of its segments.
+
+The order and the ranges are those of the published EoMT recipes. What happens to one sample is
+drawn first, as a small :class:`Geometry`, and then applied by pure functions; so an id map can be
+transformed, found empty and drawn again without touching any image pixel.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+__all__ = ["Geometry", "draw_geometry", "scaled_size", "transform_id_map", "transform_image"]
+
+
+class Geometry(NamedTuple):
+    """One draw of flip, scale and crop.
+
+    Attributes:
+        flip: mirror left and right, before everything else.
+        height, width: size in pixels after scaling, before padding.
+        top, left: offset of the crop inside the scaled (and padded) image, in pixels.
+        crop_size: side of the square crop, in pixels.
+    """
+
+    flip: bool
+    height: int
+    width: int
+    top: int
+    left: int
+    crop_size: int
+
+    @property
+    def content_size(self) -> tuple[int, int]:
+        """(height, width) of the crop that comes from the image; the rest of it is padding."""
+        return min(self.height, self.crop_size), min(self.width, self.crop_size)
+
+
+def scaled_size(height: int, width: int, target: int, scale: float) -> tuple[int, int]:
+    """The size that an image is resized to: at scale 1 its long side fits ``target``.
+
+    r = scale * min(target / height, target / width), and new sizes truncate. A side never falls
+    below one pixel.
+
+    Returns:
+        (height, width) in pixels.
+    """
+    long_side = max(height, width)
+    # Multiplied before divided: a side that is a whole number of pixels is not truncated below it.
+    return (
+        max(1, int(scale * (target * height) / long_side)),
+        max(1, int(scale * (target * width) / long_side)),
+    )
+
+
+def draw_geometry(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    *,
+    crop_size: int,
+    min_scale: float,
+    max_scale: float,
+) -> Geometry:
+    """Draw flip (p = 0.5), scale ~ U(min_scale, max_scale) and the crop's offset per axis.
+
+    Args:
+        rng: the sample's generator; four numbers are drawn from it.
+        height, width: size of the image in pixels.
+    """
+    flip = bool(rng.random() < 0.5)
+    new_height, new_width = scaled_size(
+        height, width, crop_size, rng.uniform(min_scale, max_scale)
+    )
+    top = int(rng.integers(0, max(new_height - crop_size, 0), endpoint=True))
+    left = int(rng.integers(0, max(new_width - crop_size, 0), endpoint=True))
+    return Geometry(flip, new_height, new_width, top, left, crop_size)
+
+
+def transform_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Flip, resize (PIL bilinear, antialiased, on uint8), pad with 0 and crop an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (S, S, 3) uint8 with S = ``geometry.crop_size``.
+    """
+    if geometry.flip:
+        image = np.ascontiguousarray(image[:, ::-1])
+    # Resizing only the crop through PIL's ``box`` would save time but differs by up to 2 levels.
+    resized = Image.fromarray(image).resize(
+        (geometry.width, geometry.height), Image.Resampling.BILINEAR
+    )
+    height, width = geometry.content_size
+    top, left = geometry.top, geometry.left
+    crop = np.zeros((geometry.crop_size, geometry.crop_size, 3), np.uint8)
+    crop[:height, :width] = resized.crop((left, top, left + width, top + height))
+    return crop
+
+
+def transform_id_map(id_map: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Flip, resize and crop a map of integers; nearest neighbour with the floor rule.
+
+    A pixel at position d of a resized axis takes its value from floor(d * source / resized),
+    computed in integers. Only the pixels of the crop are looked up.
+
+    Args:
+        id_map: (H, W) of any dtype.
+
+    Returns:
+        (h, w), the part of the crop that is not padding (``geometry.content_size``).
+    """
+    source_height, source_width = id_map.shape
+    height, width = geometry.content_size
+    rows = (geometry.top + np.arange(height)) * source_height // geometry.height
+    columns = (geometry.left + np.arange(width)) * source_width // geometry.width
+    if geometry.flip:
+        columns = source_width - 1 - columns
+    return id_map.take(rows, axis=0).take(columns, axis=1)

@@ -1,0 +1,74 @@
+"""Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
+
+import logging
+
+from detectron2.config import CfgNode
+from detectron2.data import (
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from torch.utils.data import DataLoader, Dataset
+
+from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
+from eomt_d2.data.mapper import MaskClassificationMapper
+from eomt_d2.errors import UserError
+
+__all__ = ["build_test_loader", "build_train_loader", "load_training_dicts"]
+
+_logger = logging.getLogger(__name__)
+
+
+def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
+    """Load DATASETS.TRAIN, without the images that list no segment but crowds.
+
+    Detectron2 itself filters only entries with "annotations", so not panoptic ones, and redrawing
+    such an image would never end. With INPUT.EMPTY_SAMPLES "keep" they stay, as negatives.
+    Whether a semantic label map is empty is known only after reading it; the mapper skips it then.
+
+    Returns:
+        images in Detectron2's dataset format. A data set that is registered as a PyTorch
+        ``Dataset`` instead of a list comes back unfiltered.
+
+    Raises:
+        UserError: DATASETS.TRAIN is empty, an image lacks the ground truth that
+            INPUT.DATASET_MAPPER_NAME asks for, or no image is left.
+    """
+    names = cfg.DATASETS.TRAIN
+    if not names:
+        raise UserError("DATASETS.TRAIN is empty; name at least one registered data set")
+    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    if isinstance(dicts, Dataset):
+        return dicts
+    requested = cfg.INPUT.DATASET_MAPPER_NAME
+    kinds = [ground_truth_kind(entry, requested) for entry in dicts]
+    if cfg.INPUT.EMPTY_SAMPLES == "keep":
+        return dicts
+    kept = [entry for entry, kind in zip(dicts, kinds) if has_segments(entry, kind)]
+    if len(kept) < len(dicts):
+        _logger.info(
+            f"{len(dicts) - len(kept)} of the {len(dicts)} images of {', '.join(names)} have no "
+            f"segment besides crowds and are left out; {len(kept)} remain"
+        )
+    if not kept:
+        raise UserError(
+            f"no image of {', '.join(names)} has a segment that is not a crowd; check the "
+            'annotation file, or set INPUT.EMPTY_SAMPLES to "keep"'
+        )
+    return kept
+
+
+def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = None) -> DataLoader:
+    """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples."""
+    if mapper is None:
+        mapper = MaskClassificationMapper(cfg, is_train=True)
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=load_training_dicts(cfg))
+
+
+def build_test_loader(
+    cfg: CfgNode, dataset_name: str, mapper: MaskClassificationMapper | None = None
+) -> DataLoader:
+    """The test loader: each image of one data set once, lists of one mapped sample."""
+    if mapper is None:
+        mapper = MaskClassificationMapper(cfg, is_train=False)
+    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)

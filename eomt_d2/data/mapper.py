@@ -1,0 +1,303 @@
+"""One dataset mapper for panoptic, instance and semantic ground truth."""
+
+import logging
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data import transforms as T
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import BitMasks, Instances
+
+from eomt_d2.data.augmentation import draw_geometry, transform_id_map, transform_image
+from eomt_d2.data.color_jitter import apply_color_jitter, draw_color_jitter
+from eomt_d2.data.ground_truth import (
+    GROUND_TRUTH_KEYS,
+    GroundTruth,
+    ground_truth_kind,
+    instance_ground_truth,
+    panoptic_ground_truth,
+    semantic_ground_truth,
+)
+from eomt_d2.data.image_reading import read_image, read_label_map
+from eomt_d2.errors import UserError
+
+__all__ = ["MaskClassificationMapper"]
+
+# An image with one visible pixel practically never needs more than a few dozen draws.
+MAX_DRAWS = 100
+
+# Targets that a meta-architecture can ask for through its attribute `required_targets`.
+OPTIONAL_TARGETS = frozenset({"boxes", "sem_seg"})
+
+_logger = logging.getLogger(__name__)
+
+
+class MaskClassificationMapper:
+    """Turns an image in Detectron2's dataset format into what a mask classification model takes.
+
+    Training follows the published EoMT recipe: drop crowds, colour jitter (if asked for), flip,
+    scale, pad right and bottom with 0, random square crop, drop segments that the crop emptied.
+    Testing only resizes, by Detectron2's ``ResizeShortestEdge``, exactly as the unmodified
+    ``DefaultPredictor`` does. (Its sizes are rounded half up. The published "fit inside the square"
+    rounds half to even, which differs only where a side is a whole number and a half.)
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        image_format: str = "RGB",
+        image_size: int = 640,
+        min_scale: float = 0.1,
+        max_scale: float = 2.0,
+        color_jitter: bool = False,
+        empty_samples: str = "redraw",
+        ground_truth: str = "auto",
+        ignore_value: int = 255,
+        num_semantic_classes: int | None = None,
+        required_targets: frozenset[str] = frozenset(),
+        min_size_test: int = 640,
+        max_size_test: int = 640,
+    ):
+        """
+        Args:
+            is_train: augment and give targets; otherwise only resize.
+            image_format: "RGB" or "BGR", the order of the channels in the result.
+            image_size: side of the square training crop, in pixels.
+            min_scale, max_scale: range of the scale jitter; at 1 the long side fits ``image_size``.
+            color_jitter: the photometric jitter of the ADE20K and Cityscapes recipes.
+            empty_samples: what becomes of an image without a segment in its crop: "redraw" the
+                augmentation (at most 100 times), or "keep" it as a negative.
+            ground_truth: "panoptic", "instance", "semantic", or "auto", the first of these that
+                an image has.
+            ignore_value: label of the pixels of a semantic label map that have no class.
+            num_semantic_classes: if known, larger labels in label maps are refused.
+            required_targets: of {"boxes", "sem_seg"}, what a training sample has besides masks.
+            min_size_test, max_size_test: of ``ResizeShortestEdge``, in pixels.
+
+        Raises:
+            UserError: an unknown ``empty_samples`` or a ``required_targets`` that is not offered.
+        """
+        if empty_samples not in ("redraw", "keep"):
+            raise UserError(
+                f'INPUT.EMPTY_SAMPLES is "{empty_samples}"; it has to be redraw or keep'
+            )
+        if not required_targets <= OPTIONAL_TARGETS:
+            raise UserError(
+                f"the meta-architecture requires the targets {sorted(required_targets)}, but only "
+                f"{sorted(OPTIONAL_TARGETS)} are offered besides classes and masks"
+            )
+        if not 0 < min_scale <= max_scale:
+            raise UserError(
+                f"INPUT.MIN_SCALE ({min_scale}) and INPUT.MAX_SCALE ({max_scale}) have to be "
+                "positive and in ascending order"
+            )
+        self.is_train = is_train
+        self.image_format = image_format
+        self.image_size = image_size
+        self.min_scale = min_scale
+        self.max_scale = max_scale
+        self.color_jitter = color_jitter
+        self.empty_samples = empty_samples
+        self.ground_truth = ground_truth
+        self.ignore_value = ignore_value
+        self.num_semantic_classes = num_semantic_classes
+        self.required_targets = required_targets
+        self.test_resize = T.ResizeShortestEdge([min_size_test, min_size_test], max_size_test)
+        self._skipped: set[str] = set()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict:
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]) if cfg.DATASETS.TRAIN else None
+        stuff_classes = getattr(metadata, "stuff_classes", None)
+        architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+        return {
+            "is_train": is_train,
+            "image_format": cfg.INPUT.FORMAT,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "min_scale": cfg.INPUT.MIN_SCALE,
+            "max_scale": cfg.INPUT.MAX_SCALE,
+            "color_jitter": cfg.INPUT.COLOR_JITTER,
+            "empty_samples": cfg.INPUT.EMPTY_SAMPLES,
+            "ground_truth": cfg.INPUT.DATASET_MAPPER_NAME,
+            "ignore_value": getattr(
+                metadata, "ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
+            ),
+            "num_semantic_classes": None if stuff_classes is None else len(stuff_classes),
+            # An architecture that does not say what it needs gets everything.
+            "required_targets": getattr(architecture, "required_targets", OPTIONAL_TARGETS),
+            "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
+            "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """
+        Args:
+            dataset_dict: an image in Detectron2's dataset format; it is not changed.
+
+        Returns:
+            the entries of ``dataset_dict`` without its annotations, and
+
+            - ``image``: (3, H, W) uint8 tensor in ``image_format``; H = W = ``image_size`` in
+              training.
+            - ``height``, ``width``: size of the original image in pixels.
+
+            in training also
+
+            - ``instances``: ``Instances`` of the crop with ``gt_classes`` (M,) int64 and
+              ``gt_masks`` ``BitMasks`` (M, H, W); ``gt_boxes`` (the boxes of the cropped masks)
+              if required. Crowd, void, ignored and padded pixels are in no mask.
+            - ``sem_seg``: (H, W) int64 with the ignore value outside of all segments, if required
+              and known: from panoptic or semantic ground truth, or from the label map that comes
+              with the instances.
+
+            None, on which Detectron2's ``MapDataset`` takes another image instead, for an image
+            whose ground truth has no pixel at all and which is not kept as a negative.
+
+        Raises:
+            UserError: a file or annotation that cannot be used, or no segment in 100 draws.
+        """
+        image = read_image(dataset_dict["file_name"], "RGB")
+        height, width = image.shape[:2]
+        _check_listed_size(dataset_dict, height, width)
+        result = {
+            key: value
+            for key, value in dataset_dict.items()
+            if key not in ("annotations", "segments_info")
+        }
+        result.update(height=height, width=width)
+        if self.is_train:
+            targets = self._training_sample(dataset_dict, image)
+            if targets is None:
+                return None
+            result.update(targets)
+        else:
+            image = self.test_resize.get_transform(image).apply_image(image)
+            result["image"] = self._as_tensor(image)
+        return result
+
+    def _training_sample(self, dataset_dict: dict, image: np.ndarray) -> dict | None:
+        height, width = image.shape[:2]
+        kind, truth = self._read_ground_truth(dataset_dict, height, width)
+        rng = self._sample_generator()
+        for _ in range(MAX_DRAWS):
+            jitter = draw_color_jitter(rng) if self.color_jitter else []
+            geometry = draw_geometry(
+                rng,
+                height,
+                width,
+                crop_size=self.image_size,
+                min_scale=self.min_scale,
+                max_scale=self.max_scale,
+            )
+            cropped = truth._replace(
+                layers=tuple(transform_id_map(layer, geometry) for layer in truth.layers)
+            )
+            segments = cropped.nonempty()
+            if len(segments) or self.empty_samples == "keep":
+                break
+        else:
+            if not len(truth.nonempty()):
+                self._warn_skipped(dataset_dict["file_name"], kind)
+                return None
+            raise UserError(
+                f"no segment of {dataset_dict['file_name']} was visible in any of {MAX_DRAWS} "
+                'random crops; set INPUT.EMPTY_SAMPLES to "keep", raise INPUT.MIN_SCALE or remove '
+                "the image"
+            )
+
+        image = transform_image(apply_color_jitter(image, jitter), geometry)
+        sample = {
+            "image": self._as_tensor(image),
+            "instances": self._instances(cropped, segments),
+        }
+        if "sem_seg" in self.required_targets:
+            labels = self._label_map(dataset_dict, kind, cropped, geometry)
+            if labels is not None:
+                sample["sem_seg"] = labels
+        return sample
+
+    def _sample_generator(self) -> np.random.Generator:
+        """Every random number of a sample comes from this one generator."""
+        # Detectron2 seeds NumPy's global state in the main process and anew in every worker.
+        return np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
+
+    def _read_ground_truth(
+        self, dataset_dict: dict, height: int, width: int
+    ) -> tuple[str, GroundTruth]:
+        kind = ground_truth_kind(dataset_dict, self.ground_truth)
+        if kind == "instance":
+            return kind, instance_ground_truth(dataset_dict, height, width)
+        if kind == "panoptic":
+            truth = panoptic_ground_truth(dataset_dict)
+        else:
+            truth = semantic_ground_truth(
+                dataset_dict,
+                ignore_value=self.ignore_value,
+                num_classes=self.num_semantic_classes,
+            )
+        _check_same_size(
+            dataset_dict["file_name"],
+            (height, width),
+            dataset_dict[GROUND_TRUTH_KEYS[kind]],
+            truth.size,
+        )
+        return kind, truth
+
+    def _instances(self, cropped: GroundTruth, segments: np.ndarray) -> Instances:
+        size = (self.image_size, self.image_size)
+        instances = Instances(size)
+        instances.gt_classes = torch.from_numpy(cropped.classes[segments])
+        instances.gt_masks = BitMasks(torch.from_numpy(cropped.masks(segments, *size)))
+        if "boxes" in self.required_targets:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return instances
+
+    def _label_map(self, dataset_dict, kind, cropped, geometry) -> torch.Tensor | None:
+        if kind != "instance":
+            label_of_index = np.full(np.iinfo(cropped.layers[0].dtype).max + 1, self.ignore_value)
+            label_of_index[1 : len(cropped.classes) + 1] = cropped.classes
+            content = label_of_index[cropped.layers[0]]
+        elif "sem_seg_file_name" in dataset_dict:
+            content = transform_id_map(
+                read_label_map(dataset_dict["sem_seg_file_name"]), geometry
+            )
+        else:
+            return None
+        labels = np.full((self.image_size, self.image_size), self.ignore_value, np.int64)
+        labels[: content.shape[0], : content.shape[1]] = content
+        return torch.from_numpy(labels)
+
+    def _as_tensor(self, image: np.ndarray) -> torch.Tensor:
+        if self.image_format == "BGR":
+            image = image[:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+    def _warn_skipped(self, file_name: str, kind: str) -> None:
+        if file_name not in self._skipped:
+            self._skipped.add(file_name)
+            _logger.warning(
+                f"{file_name} is skipped: no pixel of its {kind} ground truth belongs to a segment"
+            )
+
+
+def _check_listed_size(dataset_dict: dict, height: int, width: int) -> None:
+    listed = dataset_dict.get("height", height), dataset_dict.get("width", width)
+    if listed != (height, width):
+        raise UserError(
+            f"image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
+            f"annotation file says {listed[1]}x{listed[0]}; correct one of them"
+        )
+
+
+def _check_same_size(
+    image_file: str, image_size: tuple[int, int], truth_file: str, truth_size: tuple[int, int]
+) -> None:
+    if image_size != truth_size:
+        raise UserError(
+            f"image file {image_file} has {image_size[1]}x{image_size[0]} pixels, but its ground "
+            f"truth {truth_file} has {truth_size[1]}x{truth_size[0]}; correct one of them"
+        )
