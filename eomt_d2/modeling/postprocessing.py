@@ -1,0 +1,284 @@
+"""Panoptic, instance and semantic results from the logits of one image (MaskFormer, section 3.3).
+
+All functions run on the logits' device and take float logits of any precision. Shapes: Q queries,
+K classes, (h, w) the logits' grid, (height, width) the original image in pixels.
+"""
+
+from collections.abc import Collection
+
+import torch
+from detectron2.structures import BitMasks, Instances
+from torch import Tensor
+
+from .mask_resize import MaskGeometry, mask_logit_bands, resize_rows, row_bands
+
+__all__ = [
+    "MaskGeometry",
+    "PostProcessing",
+    "panoptic_inference",
+    "instance_inference",
+    "semantic_scores",
+    "semantic_inference",
+    "semantic_labels",
+]
+
+
+def panoptic_inference(
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    geometry: MaskGeometry,
+    *,
+    thing_ids: Collection[int],
+    score_threshold: float = 0.8,
+    overlap_threshold: float = 0.8,
+) -> tuple[Tensor, list[dict]]:
+    """Give each pixel to the query with the largest score * sigmoid(mask logit).
+
+    A query takes part if its most likely class is not "no object" and more likely than
+    ``score_threshold``. Its segment is the pixels it wins and whose sigmoid is at least 0.5. The
+    segment is dropped if it is empty, or if the query wins less than ``overlap_threshold`` times
+    the number of pixels whose sigmoid is at least 0.5. Segments of one stuff class are merged.
+
+    Args:
+        mask_logits: (Q, h, w).
+        class_logits: (Q, K + 1), the last class being "no object".
+        geometry: the sizes that the masks pass through.
+        thing_ids: contiguous ids of the thing classes.
+        score_threshold: in [0, 1], exclusive.
+        overlap_threshold: in [0, 1], inclusive.
+
+    Returns:
+        Detectron2's panoptic result: the (height, width) int32 map of segment ids, 0 being void,
+        and for each segment, in the order of ids 1, 2, ..., a dict with ``id``, ``category_id``
+        (contiguous), ``isthing`` (bool) and ``area`` (pixels).
+    """
+    num_classes = class_logits.shape[-1] - 1
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    keep = (labels != num_classes) & (scores > score_threshold)
+    # Dropped queries cost nothing from here on.
+    mask_logits, scores, labels = mask_logits[keep], scores[keep], labels[keep].tolist()
+
+    num_kept, device = len(labels), mask_logits.device
+    owners = torch.full(geometry.output_size, num_kept, dtype=torch.int32, device=device)
+    if num_kept == 0:
+        return torch.zeros_like(owners), []
+
+    # Pixels per query: of its own mask, won from the others, and both.
+    own, won, both = (torch.zeros(num_kept, dtype=torch.int64, device=device) for _ in range(3))
+    for rows, logits in mask_logit_bands(mask_logits, geometry):
+        probabilities = logits.sigmoid_()
+        winners = (probabilities * scores[:, None, None]).argmax(0)
+        in_own_mask = probabilities.gather(0, winners[None])[0] >= 0.5
+        own += (probabilities >= 0.5).sum((1, 2))
+        won += winners.flatten().bincount(minlength=num_kept)
+        both += winners[in_own_mask].bincount(minlength=num_kept)
+        owners[rows] = winners.where(in_own_mask, num_kept).int()
+
+    segments, segment_of_stuff = [], {}
+    segment_ids = [0] * (num_kept + 1)
+    for query, counts in enumerate(torch.stack([own, won, both], dim=1).tolist()):
+        num_own, num_won, num_both = counts
+        if num_both == 0 or num_won / num_own < overlap_threshold:
+            continue
+        label, is_thing = labels[query], labels[query] in thing_ids
+        segment = None if is_thing else segment_of_stuff.get(label)
+        if segment is None:
+            segment = dict(id=len(segments) + 1, category_id=label, isthing=is_thing, area=0)
+            segments.append(segment)
+            if not is_thing:
+                segment_of_stuff[label] = segment
+        segment["area"] += num_both
+        segment_ids[query] = segment["id"]
+    segment_ids = torch.tensor(segment_ids, dtype=torch.int32, device=device)
+    return segment_ids[owners], segments
+
+
+def instance_inference(
+    mask_logits: Tensor,
+    class_logits: Tensor,
+    geometry: MaskGeometry,
+    *,
+    max_instances: int = 100,
+    thing_ids: Collection[int] | None = None,
+) -> Instances:
+    """The best pairs of query and class, one instance each; a query may appear several times.
+
+    The score is the class probability times the mean sigmoid of the mask's pixels
+    (``sum(sigmoid * mask) / (sum(mask) + 1e-6)``); pairs are chosen by class probability alone.
+
+    Args:
+        mask_logits: (Q, h, w). A pixel belongs to the mask where the resized logit is > 0.
+        class_logits: (Q, K + 1), the last class being "no object".
+        geometry: the sizes that the masks pass through.
+        max_instances: pairs kept, at most Q * K.
+        thing_ids: in panoptic models the contiguous ids of the thing classes. Other pairs are
+            dropped, after the best have been chosen. None keeps all.
+
+    Returns:
+        Instances of N <= ``max_instances`` with ``pred_masks`` (N, height, width) bool,
+        ``pred_boxes`` (the masks' own boxes, zero for empty masks), ``pred_classes`` (N,) int64
+        and ``scores`` (N,) float32, by descending class probability.
+    """
+    num_queries, num_classes = class_logits.shape[0], class_logits.shape[1] - 1
+    probabilities = class_logits.float().softmax(-1)[:, :-1].flatten()
+    scores, pairs = probabilities.topk(min(max_instances, num_queries * num_classes))
+    queries, labels = pairs // num_classes, pairs % num_classes
+    if thing_ids is not None:
+        is_thing = torch.zeros(num_classes, dtype=torch.bool)
+        is_thing[list(thing_ids)] = True
+        keep = is_thing.to(labels.device)[labels]
+        scores, queries, labels = scores[keep], queries[keep], labels[keep]
+
+    queries, mask_of_pair = queries.unique(return_inverse=True)
+    masks = torch.empty(
+        (len(labels), *geometry.output_size), dtype=torch.bool, device=mask_logits.device
+    )
+    area = torch.zeros(len(queries), dtype=torch.int64, device=mask_logits.device)
+    sigmoid_sum = torch.zeros(len(queries), device=mask_logits.device)
+    for rows, logits in mask_logit_bands(mask_logits[queries], geometry):
+        inside = logits > 0
+        area += inside.sum((1, 2))
+        sigmoid_sum += logits.sigmoid_().mul_(inside).sum((1, 2))
+        masks[:, rows] = inside[mask_of_pair]
+    mask_scores = sigmoid_sum / (area + 1e-6)
+
+    result = Instances(geometry.output_size)
+    result.pred_masks = masks
+    result.pred_boxes = BitMasks(masks).get_bounding_boxes().to(masks.device)
+    result.pred_classes = labels
+    result.scores = scores * mask_scores[mask_of_pair]
+    return result
+
+
+def semantic_scores(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """``sum over queries of softmax(class)[without no object] * sigmoid(mask)`` per pixel.
+
+    The logits are resized to the network's input before the sigmoid; the scores are what is
+    cropped, averaged over windows and resized to the original image later.
+
+    Args:
+        mask_logits: (Q, h, w).
+        class_logits: (Q, K + 1), the last class being "no object".
+        size: (H, W) of the network's input, or of the window, in pixels.
+
+    Returns:
+        (K, H, W) float32.
+    """
+    weights = class_logits.float().softmax(-1)[:, :-1].T
+    scores = weights.new_empty(len(weights), *size)
+    geometry = MaskGeometry(size, size, size)
+    for rows, logits in mask_logit_bands(mask_logits, geometry):
+        scores[:, rows] = (weights @ logits.sigmoid_().flatten(1)).unflatten(1, (-1, size[1]))
+    return scores
+
+
+def semantic_inference(scores: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Class scores of the original image.
+
+    Args:
+        scores: (K, H, W) float32 of the image without padding, from :func:`semantic_scores`.
+        output_size: (height, width).
+
+    Returns:
+        (K, height, width) float32.
+    """
+    return resize_rows(scores, output_size, slice(0, output_size[0]))
+
+
+def semantic_labels(scores: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """The best class of each pixel, K times smaller than the scores and never holding them all.
+
+    Args:
+        scores: as for :func:`semantic_inference`.
+        output_size: (height, width).
+
+    Returns:
+        (height, width) int64, equal to ``semantic_inference(...).argmax(0)``.
+    """
+    labels = torch.empty(output_size, dtype=torch.int64, device=scores.device)
+    for rows in row_bands(output_size[0], len(scores) * output_size[1]):
+        labels[rows] = resize_rows(scores, output_size, rows).argmax(0)
+    return labels
+
+
+class PostProcessing:
+    """The results that are switched on, from one image's logits.
+
+    Args:
+        panoptic_on, instance_on, semantic_on: results to make.
+        semantic_output: "scores" or "labels".
+        score_threshold, overlap_threshold: see :func:`panoptic_inference`.
+        max_instances: see :func:`instance_inference`.
+        thing_ids: contiguous ids of the thing classes in panoptic models, else None.
+
+    Raises:
+        ValueError: if ``semantic_output`` is unknown or panoptic results lack ``thing_ids``.
+    """
+
+    def __init__(
+        self,
+        *,
+        panoptic_on: bool = False,
+        instance_on: bool = False,
+        semantic_on: bool = False,
+        semantic_output: str = "scores",
+        score_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
+        max_instances: int = 100,
+        thing_ids: Collection[int] | None = None,
+    ) -> None:
+        if semantic_output not in ("scores", "labels"):
+            raise ValueError(f"semantic_output is {semantic_output!r}, not 'scores' or 'labels'")
+        if panoptic_on and thing_ids is None:
+            raise ValueError("panoptic results need thing_ids, the ids of the thing classes")
+        self.panoptic_on = panoptic_on
+        self.instance_on = instance_on
+        self.semantic_on = semantic_on
+        self.semantic_output = semantic_output
+        self.score_threshold = score_threshold
+        self.overlap_threshold = overlap_threshold
+        self.max_instances = max_instances
+        self.thing_ids = thing_ids
+
+    def __call__(
+        self, class_logits: Tensor, mask_logits: Tensor, geometry: MaskGeometry
+    ) -> dict[str, object]:
+        """Results of one image.
+
+        Args:
+            class_logits: (Q, K + 1).
+            mask_logits: (Q, h, w).
+            geometry: the sizes that the masks pass through.
+
+        Returns:
+            ``panoptic_seg``, ``instances``, ``sem_seg`` or ``sem_seg_labels``.
+        """
+        results = {}
+        if self.panoptic_on:
+            results["panoptic_seg"] = panoptic_inference(
+                mask_logits,
+                class_logits,
+                geometry,
+                thing_ids=self.thing_ids,
+                score_threshold=self.score_threshold,
+                overlap_threshold=self.overlap_threshold,
+            )
+        if self.instance_on:
+            results["instances"] = instance_inference(
+                mask_logits,
+                class_logits,
+                geometry,
+                max_instances=self.max_instances,
+                thing_ids=self.thing_ids,
+            )
+        if self.semantic_on:
+            height, width = geometry.image_size
+            scores = semantic_scores(mask_logits, class_logits, geometry.input_size)
+            results |= self.semantic(scores[:, :height, :width], geometry.output_size)
+        return results
+
+    def semantic(self, scores: Tensor, output_size: tuple[int, int]) -> dict[str, Tensor]:
+        """Semantic results from (K, H, W) scores, which window inference averages by itself."""
+        if self.semantic_output == "labels":
+            return {"sem_seg_labels": semantic_labels(scores, output_size)}
+        return {"sem_seg": semantic_inference(scores, output_size)}
