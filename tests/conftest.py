@@ -1,0 +1,49 @@
+"""What all tests share: the folder of real images, the CUDA marker, fixed seeds, two threads."""
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# No test downloads anything; without this, timm and transformers would ask the network first.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA_FOLDERS = ("coco", "ade20k", "photos")
+
+
+def pytest_configure(config):
+    torch.set_num_threads(2)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    """Every test starts from the same random state, alone or among others."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real images with the subfolders ``coco``, ``ade20k`` and ``photos``.
+
+    ``$EOMT_TEST_DATA``, by default ``../shared/data`` beside the clone. Without it the tests that
+    ask for it are skipped; in continuous integration (``CI=true``) that is a failure.
+    """
+    folder = Path(os.environ.get("EOMT_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    missing = [name for name in DATA_FOLDERS if not (folder / name).is_dir()]
+    if missing:
+        reason = f"no real images: {folder} lacks {', '.join(missing)} (set $EOMT_TEST_DATA)"
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
