@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_util
 
+from eomt_d2.data.datasets.coco_format import ids_to_rgb, mask_box
 from eomt_d2.data.datasets.shapes_scene import STUFF_CLASSES, THING_CLASSES, Scene, draw_scene
 from eomt_d2.errors import UserError
 
@@ -197,11 +198,10 @@ def _write_image(
     ids = np.sort(rng.choice(2**24 - 1, len(scene.classes), replace=False)) + 1
 
     id_map = ids[scene.segments]
-    colours = np.stack([id_map % 256, id_map // 256 % 256, id_map // 256**2], axis=-1)
     labels = np.asarray(scene.classes, dtype=np.uint8)[scene.segments]
     for kind, pixels in (
         ("image", scene.image),
-        ("panoptic", colours.astype(np.uint8)),
+        ("panoptic", ids_to_rgb(id_map)),
         ("semantic", labels),
     ):
         Image.fromarray(pixels).save(root / _folders(split)[kind] / _file_name(index))
@@ -214,12 +214,10 @@ def _annotations(
     segments, instances = [], []
     for i, (segment_id, label) in enumerate(zip(ids, scene.classes, strict=True)):
         mask = scene.segments == i
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        x, y = int(columns[0]), int(rows[0])
         common = {
             "category_id": SHAPES_CATEGORIES[label]["id"],
             "area": int(mask.sum()),
-            "bbox": [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1],
+            "bbox": mask_box(mask),
             "iscrowd": 0,
         }
         segments.append({"id": segment_id, **common})
