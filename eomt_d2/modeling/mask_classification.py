@@ -1,0 +1,242 @@
+"""What EoMT and Mask2Former share: images in, mask predictions in the middle, losses or results
+out. A network only adds ``predict``."""
+
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.data import MetadataCatalog
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .criterion import MaskClassificationCriterion
+from .mask_resize import MaskGeometry
+from .matcher import HungarianMatcher
+from .postprocessing import PostProcessing, semantic_scores
+from .structures import MaskPrediction, MaskTarget
+from .windows import merge_windows, window_positions
+
+__all__ = ["MaskClassificationModel"]
+
+TEST_MODES = ("square", "divisible", "window")
+
+
+class MaskClassificationModel(nn.Module):
+    """Base of the meta-architectures that classify masks (MaskFormer, arXiv 2107.06278).
+
+    Args:
+        num_classes: K, without "no object".
+        criterion: turns predictions and targets into losses.
+        postprocessing: turns one image's logits into Detectron2's results.
+        pixel_mean: mean of the channels, in the range and order of the input images.
+        pixel_std: standard deviation of the channels.
+        size_divisibility: the network takes images whose sides are multiples of this.
+        image_size: side in pixels of square and window inference.
+        test_mode: "square" pads images to ``image_size``; "divisible" pads them to a multiple of
+            ``test_size_divisibility``; "window" slides a square window over them.
+        test_size_divisibility: for "divisible"; 0 means ``size_divisibility``.
+    """
+
+    # Which of {"boxes", "sem_seg"} the dataset mapper must add to the instance masks.
+    required_targets: frozenset[str] = frozenset()
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        criterion: MaskClassificationCriterion,
+        postprocessing: PostProcessing,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        size_divisibility: int,
+        image_size: int,
+        test_mode: str = "square",
+        test_size_divisibility: int = 0,
+    ):
+        super().__init__()
+        if test_mode not in TEST_MODES:
+            raise UserError(f"INPUT.TEST_MODE is {test_mode!r}: choose from {TEST_MODES}.")
+        self.num_classes = num_classes
+        self.criterion = criterion
+        self.postprocessing = postprocessing
+        self.size_divisibility = size_divisibility
+        self.image_size = image_size
+        self.test_mode = test_mode
+        self.test_size_divisibility = test_size_divisibility or size_divisibility
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg) -> dict:
+        """Constructor arguments that do not depend on the network."""
+        node, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        weights = dict(
+            class_weight=node.CLASS_WEIGHT,
+            mask_weight=node.MASK_WEIGHT,
+            dice_weight=node.DICE_WEIGHT,
+            num_points=node.TRAIN_NUM_POINTS,
+        )
+        criterion = MaskClassificationCriterion(
+            num_classes=num_classes,
+            matcher=HungarianMatcher(**weights),
+            no_object_weight=node.NO_OBJECT_WEIGHT,
+            oversample_ratio=node.OVERSAMPLE_RATIO,
+            importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+            **weights,
+        )
+        postprocessing = PostProcessing(
+            panoptic_on=node.TEST.PANOPTIC_ON,
+            instance_on=node.TEST.INSTANCE_ON,
+            semantic_on=node.TEST.SEMANTIC_ON,
+            semantic_output=cfg.TEST.SEMANTIC_OUTPUT,
+            score_threshold=node.TEST.OBJECT_MASK_THRESHOLD,
+            overlap_threshold=node.TEST.OVERLAP_THRESHOLD,
+            max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+            thing_ids=_thing_ids(cfg) if node.TEST.PANOPTIC_ON else None,
+        )
+        return dict(
+            num_classes=num_classes,
+            criterion=criterion,
+            postprocessing=postprocessing,
+            pixel_mean=cfg.MODEL.PIXEL_MEAN,
+            pixel_std=cfg.MODEL.PIXEL_STD,
+            image_size=cfg.INPUT.IMAGE_SIZE,
+            test_mode=cfg.INPUT.TEST_MODE,
+            test_size_divisibility=cfg.INPUT.SIZE_DIVISIBILITY,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def predict(self, images: Tensor, all_predictions: bool = False) -> list[MaskPrediction]:
+        """The network.
+
+        Args:
+            images: (B, 3, H, W) float, normalised; H and W are multiples of
+                ``size_divisibility``.
+            all_predictions: also make the intermediate predictions that training supervises.
+
+        Returns:
+            Predictions in the order they are made; the last one is final.
+        """
+        raise TypeError(f"{type(self).__name__} does not define predict().")
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Detectron2's contract of a meta-architecture.
+
+        Args:
+            batched_inputs: one dict per image with
+
+                * ``image``: (3, H, W) uint8 or float tensor in cfg.INPUT.FORMAT, range [0, 255];
+                * ``height``, ``width``: size of the results, in pixels (default: the image's);
+                * ``instances``, in training: an Instances with ``gt_classes`` (M,) int64 and
+                  ``gt_masks``, BitMasks or a bool tensor (M, H, W).
+
+        Returns:
+            In training the weighted losses, scalars. Otherwise one dict per image with, as
+            switched on in MODEL.MASK_FORMER.TEST,
+
+            * ``panoptic_seg``: (height, width) int32 map of segment ids, 0 being void, and the
+              list of segments (``id``, ``category_id``, ``isthing``);
+            * ``instances``: an Instances with ``pred_masks`` (N, height, width) bool,
+              ``pred_boxes``, ``pred_classes``, ``scores``;
+            * ``sem_seg``: (K, height, width) float scores, or with TEST.SEMANTIC_OUTPUT "labels"
+              ``sem_seg_labels``: (height, width) int64.
+        """
+        if self.training:
+            return self._losses(batched_inputs)
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        sizes = [
+            (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
+            for x, image in zip(batched_inputs, images)
+        ]
+        if self.test_mode == "window":
+            return [self._slide(image, size) for image, size in zip(images, sizes)]
+        return self._infer(images, sizes)
+
+    def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        sides = torch.tensor([image.shape[-2:] for image in images]).amax(0).tolist()
+        size = tuple(_ceil_to(side, self.size_divisibility) for side in sides)
+        targets = [self._target(x["instances"], size) for x in batched_inputs]
+        predictions = self.predict(self._stack(images, size), all_predictions=True)
+        return self.criterion(predictions, targets)
+
+    def _target(self, instances, size: tuple[int, int]) -> MaskTarget:
+        masks = instances.gt_masks
+        masks = getattr(masks, "tensor", masks).to(self.device)
+        return MaskTarget(instances.gt_classes.to(self.device), _pad(masks, size))
+
+    def _infer(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[dict]:
+        # Images are only batched with others of the same padded size: what an image gives does
+        # not depend on its neighbours.
+        groups = defaultdict(list)
+        for i, image in enumerate(images):
+            groups[self._padded_size(image)].append(i)
+        results = [{}] * len(images)
+        for padded, members in groups.items():
+            mask_logits, class_logits = self.predict(
+                self._stack([images[i] for i in members], padded)
+            )[-1]
+            for i, masks, classes in zip(members, mask_logits, class_logits):
+                geometry = MaskGeometry(padded, tuple(images[i].shape[-2:]), sizes[i])
+                results[i] = self.postprocessing(classes, masks, geometry)
+        return results
+
+    def _slide(self, image: Tensor, output_size: tuple[int, int]) -> dict:
+        """Semantic results of one image from square windows along its long side."""
+        image_size, side = tuple(image.shape[-2:]), self.image_size
+        positions = window_positions(*image_size, side)
+        crops = [image[:, top : top + side, left : left + side] for top, left in positions]
+        prediction = self.predict(self._stack(crops, (side, side)))[-1]
+        # A generator: the scores of one window at a time.
+        windows = (
+            semantic_scores(masks, classes, (side, side))
+            for masks, classes in zip(prediction.mask_logits, prediction.class_logits)
+        )
+        scores = merge_windows(windows, positions, image_size)
+        return self.postprocessing.semantic(scores, output_size)
+
+    def _padded_size(self, image: Tensor) -> tuple[int, int]:
+        height, width = image.shape[-2:]
+        if self.test_mode == "divisible":
+            step = self.test_size_divisibility
+            return _ceil_to(height, step), _ceil_to(width, step)
+        if max(height, width) > self.image_size:
+            raise UserError(
+                f"An image of {height} x {width} pixels does not fit the square of "
+                f"INPUT.IMAGE_SIZE {self.image_size}: set INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST "
+                f"to {self.image_size}."
+            )
+        return self.image_size, self.image_size
+
+    def _stack(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
+        # Padding is black, not the mean: it comes before the normalisation, as published.
+        batch = torch.stack([_pad(image, size) for image in images])
+        return (batch - self.pixel_mean) / self.pixel_std
+
+
+def _thing_ids(cfg) -> frozenset[int]:
+    """Contiguous ids of the thing classes, from the metadata of the test or training data."""
+    names = [*cfg.DATASETS.TEST[:1], *cfg.DATASETS.TRAIN[:1]]
+    for name in names:
+        things = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id")
+        if things is not None:
+            return frozenset(things.values())
+    raise UserError(
+        "Panoptic results need to know which classes are things: the metadata of "
+        f"{' and '.join(map(repr, names)) or 'DATASETS.TEST (which is empty)'} lacks "
+        "'thing_dataset_id_to_contiguous_id'; was register_datasets() called?"
+    )
+
+
+def _ceil_to(side: int, step: int) -> int:
+    return -(-side // step) * step
+
+
+def _pad(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad (..., H, W) with zeros on the right and at the bottom."""
+    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))

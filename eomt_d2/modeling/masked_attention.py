@@ -1,0 +1,127 @@
+"""Masked attention of query tokens inside a ViT, and annealing it away during training.
+
+EoMT, arXiv 2503.19108: section 3.2 (masked attention) and 3.3 (mask annealing).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["MaskAnnealing", "annealing_windows", "attention_mask", "masking_probability"]
+
+
+def attention_mask(
+    mask_logits: Tensor, grid: tuple[int, int], num_prefix_tokens: int, opened: Tensor | None = None
+) -> Tensor:
+    """Where each query may attend among the tokens [queries | prefix | patches].
+
+    A query sees a patch only where its predicted mask, resized to the patch grid, is positive.
+    Queries and prefix tokens are always visible, so a query with an empty mask is not blind.
+
+    Args:
+        mask_logits: (B, Q, h', w') float.
+        grid: (h, w) patches.
+        num_prefix_tokens: P, class and register tokens.
+        opened: (B, Q) or (1, Q) bool; True lets a query attend everywhere.
+
+    Returns:
+        (B, Q, Q + P + h * w) bool, True where attention is allowed.
+    """
+    logits = F.interpolate(mask_logits.detach(), size=grid, mode="bilinear", align_corners=False)
+    patches = (logits > 0).flatten(2)
+    if opened is not None:
+        patches = patches | opened[..., None]
+    return F.pad(patches, (mask_logits.shape[1] + num_prefix_tokens, 0), value=True)
+
+
+class MaskAnnealing(nn.Module):
+    """The probability, per query block, that a query is masked there.
+
+    The probabilities are a buffer, so a checkpoint carries them and a finished EoMT (all 0) runs
+    unmasked by itself. Control flow reads only the tuples of booleans made from them by
+    :meth:`set_probs` and after each load; it never waits for the device.
+
+    Args:
+        num_blocks: number of query blocks; each starts fully masked (probability 1).
+    """
+
+    def __init__(self, num_blocks: int):
+        super().__init__()
+        self.register_buffer("probs", torch.ones(num_blocks))
+        self._refresh([1.0] * num_blocks)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.active)
+
+    @torch.no_grad()
+    def set_probs(self, probs: Sequence[float]) -> None:
+        """Set the masking probability of every block, each in [0, 1]."""
+        if len(probs) != self.num_blocks or not all(0 <= p <= 1 for p in probs):
+            raise ValueError(f"Expected {self.num_blocks} probabilities in [0, 1], got {probs}.")
+        self.probs.copy_(torch.tensor(list(probs), dtype=self.probs.dtype))
+        self._refresh(probs)
+
+    def mask(
+        self, block: int, mask_logits: Tensor, grid: tuple[int, int], num_prefix_tokens: int
+    ) -> Tensor | None:
+        """The attention mask of one query block, or None where it does not mask at all.
+
+        With a probability strictly between 0 and 1, rows are opened at random: per image and
+        query while training; from a fixed seed, alike for all images, in evaluation.
+
+        Args and result: see :func:`attention_mask`; ``block`` counts from 0.
+        """
+        if not self.active[block]:
+            return None
+        opened = None
+        if self._random[block]:
+            size, generator = mask_logits.shape[:2], None
+            if not self.training:
+                size = (1, size[1])
+                generator = torch.Generator(mask_logits.device).manual_seed(block)
+            draw = torch.rand(size, device=mask_logits.device, generator=generator)
+            opened = draw >= self.probs[block]
+        return attention_mask(mask_logits, grid, num_prefix_tokens, opened)
+
+    def _refresh(self, probs: Sequence[float]) -> None:
+        self.active: tuple[bool, ...] = tuple(p > 0 for p in probs)
+        self._random: tuple[bool, ...] = tuple(0 < p < 1 for p in probs)
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.probs.is_meta:
+            self._refresh(self.probs.tolist())
+
+
+def masking_probability(iteration: int, start: float, end: float, power: float = 0.9) -> float:
+    """Probability that a query is masked at an iteration: 1 before ``start``, then
+    (1 - (iteration - start) / (end - start))^power, and 0 from ``end`` on. Iteration 0 gives 1,
+    whatever the window."""
+    if iteration <= 0 or iteration < start:
+        return 1.0
+    if iteration >= end:
+        return 0.0
+    return (1 - (iteration - start) / (end - start)) ** power
+
+
+def annealing_windows(num_blocks: int, max_iter: int) -> list[tuple[int, int]]:
+    """The published staggered annealing windows for any length of training.
+
+    With n blocks and T iterations, block i goes from start_i = T / 6 * (1 + 3 i / (n - 1)) to
+    start_i + T / 6, rounded half up: four blocks take the four middle sixths of the training one
+    after the other. A single block takes the second sixth.
+
+    Args:
+        num_blocks: n >= 1.
+        max_iter: T, in iterations.
+
+    Returns:
+        (start, end) in iterations for each block.
+    """
+    sixth = max_iter / 6
+    starts = [sixth * (1 + 3 * i / max(num_blocks - 1, 1)) for i in range(num_blocks)]
+    return [(math.floor(s + 0.5), math.floor(s + sixth + 0.5)) for s in starts]
