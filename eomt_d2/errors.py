@@ -1,4 +1,10 @@
-"""The one exception class for mistakes that the user can correct."""
+"""The one exception class for mistakes that the user can correct, and how tools show it."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["UserError", "exit_on_user_error"]
 
 
 class UserError(ValueError):
@@ -7,3 +13,13 @@ class UserError(ValueError):
     The message is complete by itself, one sentence that says what is wrong, where, and what to
     do. The command-line tools print it without a traceback and leave with exit code 2.
     """
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Turn a :class:`UserError` into its message on stderr and exit code 2; for command lines."""
+    try:
+        yield
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

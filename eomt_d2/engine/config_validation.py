@@ -1,0 +1,216 @@
+"""Checks of config values that would otherwise fail late, or quietly train something else."""
+
+from collections.abc import Iterator
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from eomt_d2.errors import UserError
+from eomt_d2.modeling import MaskClassificationModel
+from eomt_d2.modeling.backbone.presets import PRESETS
+
+__all__ = ["config_problems", "validate_config"]
+
+CHOICES = {
+    "INPUT.FORMAT": ("RGB", "BGR"),
+    "INPUT.EMPTY_SAMPLES": ("redraw", "keep"),
+    "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
+    "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
+}
+MASK_CLASSIFICATION_CHOICES = {
+    "INPUT.TEST_MODE": ("square", "divisible", "window"),
+    "TEST.SEMANTIC_OUTPUT": ("scores", "labels"),
+    "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
+}
+# (key, smallest value, largest value)
+RANGES = (
+    ("SOLVER.BASE_LR", 0, None),
+    ("SOLVER.MAX_ITER", 1, None),
+    ("SOLVER.IMS_PER_BATCH", 1, None),
+    ("SOLVER.WARMUP_ITERS_HEAD", 0, None),
+    ("SOLVER.WARMUP_ITERS_BACKBONE", 0, None),
+    ("SOLVER.POLY_LR_POWER", 0, None),
+    ("SOLVER.LAYER_DECAY", 0, 1),
+    ("INPUT.IMAGE_SIZE", 1, None),
+)
+MASK_CLASSIFICATION_RANGES = (
+    ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1, None),
+    ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 1, None),
+    ("MODEL.MASK_FORMER.CLASS_WEIGHT", 0, None),
+    ("MODEL.MASK_FORMER.MASK_WEIGHT", 0, None),
+    ("MODEL.MASK_FORMER.DICE_WEIGHT", 0, None),
+    ("MODEL.MASK_FORMER.NO_OBJECT_WEIGHT", 0, None),
+    ("MODEL.MASK_FORMER.TRAIN_NUM_POINTS", 1, None),
+    ("MODEL.MASK_FORMER.OVERSAMPLE_RATIO", 1, None),
+    ("MODEL.MASK_FORMER.IMPORTANCE_SAMPLE_RATIO", 0, 1),
+    ("MODEL.MASK_FORMER.TEST.OBJECT_MASK_THRESHOLD", 0, 1),
+    ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0, 1),
+    ("MODEL.MASK_FORMER.MASK_ANNEALING.POWER", 0, None),
+    ("MODEL.EOMT.NUM_BLOCKS", 0, None),
+)
+
+
+def validate_config(cfg: CfgNode) -> None:
+    """Check a config.
+
+    Raises:
+        UserError: with every sentence of :func:`config_problems`, one per line.
+    """
+    problems = list(config_problems(cfg))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def config_problems(cfg: CfgNode) -> Iterator[str]:
+    """What is unknown or contradictory in a config: sentences that name key, value and choice.
+
+    Keys that only mask classification reads are checked only for such models, so that any other
+    architecture of Detectron2 can be trained too.
+    """
+    unknown = list(_unknown_names(cfg))
+    yield from unknown
+    yield from _outside_choices(cfg, CHOICES)
+    yield from _outside_ranges(cfg, RANGES)
+    yield from _schedule_problems(cfg)
+    yield from _precision_problems(cfg)
+    if unknown or not _is_mask_classification(cfg):
+        return
+    yield from _outside_choices(cfg, MASK_CLASSIFICATION_CHOICES)
+    yield from _outside_ranges(cfg, MASK_CLASSIFICATION_RANGES)
+    yield from _input_problems(cfg)
+    yield from _task_problems(cfg)
+    yield from _annealing_problems(cfg)
+
+
+def _get(cfg: CfgNode, key: str):
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
+
+
+def _is_mask_classification(cfg: CfgNode) -> bool:
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    return isinstance(model, type) and issubclass(model, MaskClassificationModel)
+
+
+def _unknown_names(cfg: CfgNode) -> Iterator[str]:
+    for key, registry in (
+        ("MODEL.META_ARCHITECTURE", META_ARCH_REGISTRY),
+        ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY),
+    ):
+        names = [name for name, _ in registry]
+        if _get(cfg, key) not in names:
+            yield f"{key} is {_get(cfg, key)!r}; it must be one of {', '.join(names)}."
+
+
+def _outside_choices(cfg: CfgNode, choices: dict[str, tuple[str, ...]]) -> Iterator[str]:
+    for key, allowed in choices.items():
+        if _get(cfg, key) not in allowed:
+            yield f"{key} is {_get(cfg, key)!r}; it must be {_either(allowed)}."
+
+
+def _outside_ranges(cfg: CfgNode, ranges: tuple) -> Iterator[str]:
+    for key, low, high in ranges:
+        value = _get(cfg, key)
+        if value < low or (high is not None and value > high):
+            allowed = f"at least {low}" if high is None else f"between {low} and {high}"
+            yield f"{key} is {value}; it must be {allowed}."
+
+
+def _schedule_problems(cfg: CfgNode) -> Iterator[str]:
+    solver = cfg.SOLVER
+    warmup = solver.WARMUP_ITERS_HEAD + solver.WARMUP_ITERS_BACKBONE
+    if solver.LR_SCHEDULER_NAME == "TwoStageWarmupPolyLR" and solver.MAX_ITER <= warmup:
+        yield (
+            f"SOLVER.MAX_ITER is {solver.MAX_ITER}, which leaves nothing after the warm-ups "
+            f"SOLVER.WARMUP_ITERS_HEAD {solver.WARMUP_ITERS_HEAD} and WARMUP_ITERS_BACKBONE "
+            f"{solver.WARMUP_ITERS_BACKBONE}; train longer than {warmup} or shorten them."
+        )
+
+
+def _precision_problems(cfg: CfgNode) -> Iterator[str]:
+    amp = cfg.SOLVER.AMP
+    if amp.ENABLED and amp.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
+        yield (
+            f"SOLVER.AMP.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or set SOLVER.AMP.ENABLED False."
+        )
+
+
+def _input_problems(cfg: CfgNode) -> Iterator[str]:
+    source = cfg.INPUT
+    size, mode = source.IMAGE_SIZE, source.TEST_MODE
+    if mode == "square" and not source.MIN_SIZE_TEST == source.MAX_SIZE_TEST == size:
+        yield (
+            f"INPUT.TEST_MODE is 'square' with INPUT.IMAGE_SIZE {size}, but INPUT.MIN_SIZE_TEST is "
+            f"{source.MIN_SIZE_TEST} and INPUT.MAX_SIZE_TEST {source.MAX_SIZE_TEST}; both must be "
+            f"{size}."
+        )
+    if mode == "window" and (source.MIN_SIZE_TEST != size or source.MAX_SIZE_TEST <= size):
+        yield (
+            f"INPUT.TEST_MODE is 'window' with INPUT.IMAGE_SIZE {size}, but INPUT.MIN_SIZE_TEST is "
+            f"{source.MIN_SIZE_TEST} and INPUT.MAX_SIZE_TEST {source.MAX_SIZE_TEST}; the first "
+            f"must be {size} and the second larger than any long side."
+        )
+    if not 0 < source.MIN_SCALE <= source.MAX_SCALE:
+        yield (
+            f"INPUT.MIN_SCALE is {source.MIN_SCALE} and INPUT.MAX_SCALE {source.MAX_SCALE}; they "
+            f"must be positive and in this order."
+        )
+    patch = cfg.MODEL.VIT.PATCH_SIZE
+    for key in ("INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"):
+        if cfg.MODEL.BACKBONE.NAME == "ViT" and _get(cfg, key) % patch:
+            yield (
+                f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
+            )
+
+
+def _task_problems(cfg: CfgNode) -> Iterator[str]:
+    test = cfg.MODEL.MASK_FORMER.TEST
+    if not (test.PANOPTIC_ON or test.INSTANCE_ON or test.SEMANTIC_ON):
+        yield (
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON are all False; switch "
+            "at least one on."
+        )
+    if cfg.INPUT.TEST_MODE == "window" and (test.PANOPTIC_ON or test.INSTANCE_ON):
+        yield (
+            "INPUT.TEST_MODE is 'window', which only semantic results can be merged from; set "
+            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON False, or use 'square'."
+        )
+
+
+def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
+    node = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
+    key = "MODEL.MASK_FORMER.MASK_ANNEALING"
+    if node.SCHEDULE in ("staggered", "none"):
+        if node.STARTS or node.ENDS:
+            yield (
+                f"{key}.SCHEDULE is {node.SCHEDULE!r}, but STARTS is {node.STARTS} and ENDS "
+                f"{node.ENDS}; leave both empty or set SCHEDULE to 'fractions' or 'iterations'."
+            )
+        return
+    num_blocks = _num_query_blocks(cfg)
+    if len(node.STARTS) != len(node.ENDS) or len(node.STARTS) != (num_blocks or len(node.STARTS)):
+        yield (
+            f"{key}.STARTS has {len(node.STARTS)} entries and ENDS {len(node.ENDS)}; both need one "
+            f"for each of the {num_blocks or ''} query blocks.".replace("  ", " ")
+        )
+    last = 1 if node.SCHEDULE == "fractions" else cfg.SOLVER.MAX_ITER
+    for start, end in zip(node.STARTS, node.ENDS):
+        if not 0 <= start < end <= last:
+            yield (
+                f"{key} has a window from {start} to {end}; with SCHEDULE {node.SCHEDULE!r} a "
+                f"window must start before it ends and lie between 0 and {last}."
+            )
+
+
+def _num_query_blocks(cfg: CfgNode) -> int:
+    """Query blocks of an EoMT, or 0 where the config does not say."""
+    if cfg.MODEL.META_ARCHITECTURE != "EoMT":
+        return 0
+    preset = PRESETS.get(cfg.MODEL.VIT.NAME, {})
+    return cfg.MODEL.EOMT.NUM_BLOCKS or preset.get("num_query_blocks", 0)
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join((", ".join(map(repr, names[:-1])), repr(names[-1])))

@@ -1,0 +1,73 @@
+"""Starting the processes of a run: one, several by Detectron2, or those torchrun has started."""
+
+import argparse
+import os
+from collections.abc import Callable
+
+import detectron2.engine
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+
+from eomt_d2.errors import UserError
+
+__all__ = ["launch"]
+
+
+def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespace) -> None:
+    """Run ``main(args)`` in every process of the run.
+
+    Under torchrun (RANK, LOCAL_RANK, WORLD_SIZE and LOCAL_WORLD_SIZE in the environment) this
+    process joins the others, over NCCL where there is a GPU for each and over Gloo otherwise.
+    Elsewhere Detectron2's launcher starts ``args.num_gpus`` processes per machine.
+
+    Args:
+        main: the work of one process.
+        args: of :func:`detectron2.engine.default_argument_parser`.
+
+    Raises:
+        UserError: if ``args`` asks for more GPUs than this machine has.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
+        _run_under_torchrun(main, args)
+        return
+    num_gpus = torch.cuda.device_count()
+    if args.num_gpus > max(num_gpus, 1):
+        raise UserError(
+            f"--num-gpus is {args.num_gpus}, but PyTorch finds {num_gpus} GPUs here; processes "
+            f"without GPUs can be started with torchrun."
+        )
+    detectron2.engine.launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+def _run_under_torchrun(
+    main: Callable[[argparse.Namespace], object], args: argparse.Namespace
+) -> None:
+    local_rank = int(os.environ["LOCAL_RANK"])
+    local_size = int(os.environ["LOCAL_WORLD_SIZE"])
+    use_gpu = torch.cuda.device_count() >= local_size
+    if use_gpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl" if use_gpu else "gloo")
+    try:
+        _create_local_group(local_size)
+        comm.synchronize()
+        main(args)
+    finally:
+        dist.destroy_process_group()
+
+
+def _create_local_group(local_size: int) -> None:
+    """Tell Detectron2 which ranks share this machine; its launcher would do so itself."""
+    for first in range(0, dist.get_world_size(), local_size):
+        ranks = list(range(first, first + local_size))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group

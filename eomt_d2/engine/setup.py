@@ -1,0 +1,140 @@
+"""From command-line arguments to a validated config and a process that is ready to run."""
+
+import argparse
+import difflib
+import os
+import re
+from collections.abc import Callable, Iterator
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from eomt_d2.config import add_eomt_config
+from eomt_d2.data.datasets import register_datasets
+from eomt_d2.errors import UserError
+
+from .config_validation import validate_config
+
+__all__ = ["load_config", "set_up"]
+
+
+def set_up(args: argparse.Namespace) -> CfgNode:
+    """Prepare this process: config, data sets, loggers, seeds, OUTPUT_DIR with its config.yaml.
+
+    Args:
+        args: ``config_file``, ``opts`` and, where there is training, ``eval_only``, as
+            :func:`detectron2.engine.default_argument_parser` makes them.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        UserError: see :func:`load_config`.
+    """
+    cfg = load_config(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="eomt_d2")
+    return cfg
+
+
+def load_config(args: argparse.Namespace) -> CfgNode:
+    """Read the config file and the overrides, register the data sets and check all values.
+
+    Args:
+        args: see :func:`set_up`.
+
+    Returns:
+        The frozen config.
+
+    Raises:
+        UserError: if the file cannot be read, a key does not exist or a value is not allowed, if a
+            data set is unknown, or if this machine cannot run what is asked for.
+    """
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    if args.config_file:
+        _merge(
+            cfg, args.config_file, lambda: cfg.merge_from_file(args.config_file, allow_unsafe=False)
+        )
+    _merge(cfg, "the command line", lambda: cfg.merge_from_list(args.opts or []))
+    cfg.freeze()
+    validate_config(cfg)
+    register_datasets(cfg)
+    _check_datasets(cfg, training=not getattr(args, "eval_only", True))
+    _check_machine(cfg)
+    return cfg
+
+
+def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
+    try:
+        merge()
+    except OSError as error:
+        raise UserError(
+            f"The config file {error.filename or source} cannot be read: {error.strerror}."
+        ) from error
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UserError(f"The config file {source} is no plain YAML: {problem}.") from error
+    except (KeyError, AssertionError, ValueError) as error:
+        message = str(error.args[0]) if error.args else ""
+        unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", message)
+        if unknown:
+            hint = _nearest_key(cfg, unknown[1])
+            raise UserError(
+                f"The config key {unknown[1]} in {source} does not exist{hint}."
+            ) from error
+        raise UserError(f"The config in {source} is not valid: {message}.") from error
+
+
+def _nearest_key(cfg: CfgNode, key: str) -> str:
+    keys = list(_all_keys(cfg))
+    last = key.rpartition(".")[2]
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75) or [
+        candidate for candidate in keys if candidate.rpartition(".")[2] == last
+    ]
+    return f"; the nearest one is {near[0]}" if near else ""
+
+
+def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _all_keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _check_datasets(cfg: CfgNode, training: bool) -> None:
+    if training and not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name the data sets to train on.")
+    known = DatasetCatalog.list()
+    for key in ("TRAIN", "TEST"):
+        for name in cfg.DATASETS[key]:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; the nearest name is {near[0]}" if near else ""
+                raise UserError(
+                    f"DATASETS.{key} names the data set {name!r}, which is not registered{hint} "
+                    f"(your own can be described in DATASETS.REGISTER)."
+                )
+
+
+def _check_machine(cfg: CfgNode) -> None:
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but PyTorch finds no GPU here; add "
+            f"MODEL.DEVICE cpu to the command."
+        )
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be spread evenly "
+            f"over {world_size} processes."
+        )
+    parent = os.path.abspath(cfg.OUTPUT_DIR)
+    if os.path.exists(parent) and not os.path.isdir(parent):
+        raise UserError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, which is a file and no folder.")
