@@ -129,7 +129,8 @@ class HungarianMatcher:
         sampled_logits = torch.cat(
             [sample_points(m[None].float(), p) for m, p in zip(mask_logits, points)]
         )
-        sampled_masks = sample_binary_masks(target.masks, torch.cat(points, dim=1))
+        all_points = torch.cat(points, dim=1).expand(len(target.masks), -1, -1)
+        sampled_masks = sample_binary_masks(target.masks, all_points)
         return matching_cost(
             torch.stack(class_logits).float(),
             sampled_logits,

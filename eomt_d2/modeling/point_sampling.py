@@ -28,39 +28,33 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def sample_binary_masks(masks: Tensor, points: Tensor, indices: Tensor | None = None) -> Tensor:
-    """Sample boolean masks as :func:`sample_points` would sample their float copies.
+    """Sample boolean masks as :func:`sample_points` samples maps.
 
-    Only the four pixels around each point are read, so that the full-size float copies, 200 MB
-    for 50 segments of 1024 x 1024 pixels, never exist.
+    Only a few masks at a time exist as floats; those of a whole batch can be GBs. Measured against
+    gathering the four pixels around each point: as fast, and with less memory.
 
     Args:
         masks: (M, H, W) bool.
-        points: (N, P, 2) float, or (1, P, 2) for points which all masks share.
+        points: (N, P, 2) float32.
         indices: (N,) int64, the mask that each row of points belongs to. Default: row i belongs
             to mask i, N = M.
 
     Returns:
-        (N, P) of the dtype of ``points``.
+        (N, P) float32.
     """
-    height, width = masks.shape[-2:]
-    pixels = masks.flatten()
-    if indices is None:
-        indices = torch.arange(len(masks), device=masks.device)
-    first_pixels = indices[:, None] * (height * width)
-
-    x, y = (points * points.new_tensor([width, height]) - 0.5).unbind(-1)
-    left, top = x.floor(), y.floor()
-    right_weight, bottom_weight = x - left, y - top
-    left, top = left.long(), top.long()
-
-    values = points.new_zeros(len(indices), points.shape[1])
-    for row, row_weight in ((top, 1 - bottom_weight), (top + 1, bottom_weight)):
-        for column, column_weight in ((left, 1 - right_weight), (left + 1, right_weight)):
-            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
-            weight = row_weight * column_weight * inside
-            offset = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-            values += pixels[first_pixels + offset] * weight
-    return values
+    # What fits a CPU's cache; on other devices more, because each chunk costs kernel launches.
+    numel = 2**20 if masks.device.type == "cpu" else 2**24
+    chunk = max(1, numel // (masks.shape[-2] * masks.shape[-1]))
+    if indices is not None:
+        selections = (masks[chunk_indices] for chunk_indices in indices.split(chunk))
+    else:
+        selections = masks.split(chunk)
+    return torch.cat(
+        [
+            sample_points(selected[:, None].float(), chunk_points)[:, 0]
+            for selected, chunk_points in zip(selections, points.split(chunk))
+        ]
+    )
 
 
 def uncertain_points(

@@ -166,9 +166,9 @@ def semantic_scores(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, 
     """
     weights = class_logits.float().softmax(-1)[:, :-1].T
     scores = weights.new_empty(len(weights), *size)
-    geometry = MaskGeometry(size, size, size)
-    for rows, logits in mask_logit_bands(mask_logits, geometry):
-        scores[:, rows] = (weights @ logits.sigmoid_().flatten(1)).unflatten(1, (-1, size[1]))
+    with torch.autocast(scores.device.type, enabled=False):
+        for rows, logits in mask_logit_bands(mask_logits, MaskGeometry(size, size, size)):
+            scores[:, rows] = (weights @ logits.sigmoid_().flatten(1)).unflatten(1, (-1, size[1]))
     return scores
 
 
