@@ -1,31 +1,33 @@
 """Make the synthetic shapes data set: panoptic, instance and semantic, in COCO's formats."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from eomt_d2.data.datasets.preparation import default_root
 from eomt_d2.data.datasets.shapes import make_shapes
-from eomt_d2.errors import UserError
+from eomt_d2.errors import exit_on_user_error
 
 
-def main() -> int:
-    root = Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--output", type=Path, default=root / "shapes", help="folder to make")
+    parser.add_argument(
+        "--output", type=Path, default=default_root() / "shapes", help="folder to make"
+    )
     parser.add_argument("--train", type=int, default=2000, help="training images")
     parser.add_argument("--val", type=int, default=128, help="validation images")
     parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
-    parser.add_argument("--preview", type=Path, help="also write a contact sheet of val to this PNG")
+    parser.add_argument(
+        "--preview", type=Path, help="also write a contact sheet of val to this PNG"
+    )
     args = parser.parse_args()
-    try:
+    with exit_on_user_error():
         folder = make_shapes(
             args.output,
             num_train=args.train,
@@ -34,14 +36,10 @@ def main() -> int:
             seed=args.seed,
             num_workers=args.workers,
         )
-    except UserError as error:
-        print(f"make_shapes: {error}", file=sys.stderr)
-        return 2
     print(f"The shapes data set is in {folder} ({args.train} train, {args.val} val).")
     if args.preview:
         write_contact_sheet(folder, args.preview)
         print(f"Contact sheet: {args.preview}")
-    return 0
 
 
 def write_contact_sheet(folder: Path, target: Path, columns: int = 6, rows: int = 4) -> None:
@@ -62,4 +60,4 @@ def write_contact_sheet(folder: Path, target: Path, columns: int = 6, rows: int 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

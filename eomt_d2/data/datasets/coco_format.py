@@ -19,7 +19,6 @@ __all__ = [
     "mask_box",
     "panoptic_metadata",
     "read_categories",
-    "rgb_to_ids",
 ]
 
 
@@ -179,14 +178,8 @@ def load_coco_instances(
     return _checked_files(dataset, json_file)
 
 
-def rgb_to_ids(colours: np.ndarray) -> np.ndarray:
-    """Segment ids of a panoptic PNG: (H, W, 3) uint8 -> (H, W) int32, R + 256 G + 256^2 B."""
-    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
-    return red + 256 * green + 256**2 * blue
-
-
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
-    """The inverse of :func:`rgb_to_ids`: (H, W) integers below 256^3 -> (H, W, 3) uint8."""
+    """Colours of a panoptic PNG: (H, W) ids below 256^3 -> (H, W, 3) uint8, R + 256 G + 256^2 B."""
     return np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
 
 
