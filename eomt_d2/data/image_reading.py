@@ -23,6 +23,7 @@ _DECODING_ERRORS = (
     TypeError,
     IndexError,
     KeyError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -126,7 +127,7 @@ def _decoded(file_name: str) -> Iterator[Image.Image]:
         ) from error
     except _DECODING_ERRORS as error:
         raise UserError(
-            f"image file {file_name} cannot be decoded ({error}); restore or remove it"
+            f"image file {file_name} cannot be read ({error}); restore or remove it"
         ) from error
     yield image
 
