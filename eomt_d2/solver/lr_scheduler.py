@@ -1,5 +1,6 @@
 """The two-stage warm-up with polynomial decay of EoMT's recipes."""
 
+import warnings
 from typing import Any
 
 import detectron2.solver
@@ -83,6 +84,13 @@ class TwoStageWarmupPolyLR(torch.optim.lr_scheduler._LRScheduler):
             "power": power,
         }
         super().__init__(optimizer, last_epoch=last_iter)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Move to the next iteration, whether or not loss scaling skipped the update."""
+        with warnings.catch_warnings():
+            # PyTorch takes a skipped first update for calls in the wrong order.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+            super().step(epoch)
 
     def get_lr(self) -> list[float]:
         """The learning rate of each group at the current step."""

@@ -1,0 +1,108 @@
+"""Layer decay: literals for ViT-L at 1e-4 and 0.8 (SPEC of the recipe: 0.8^23, 0.8^3, ...)."""
+
+import pytest
+from torch import nn
+
+from eomt_d2.modeling.backbone import ViT
+from eomt_d2.solver import layer_decay_factor, parameter_groups
+
+
+class Segmenter(nn.Module):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.query_embed = nn.Embedding(3, 8)
+        self.class_head = nn.Linear(8, 2)
+
+
+def vit_segmenter(depth=24):
+    return Segmenter(ViT(embed_dim=8, depth=depth, num_heads=1, patch_size=16, img_size=32))
+
+
+def groups_by_name(model, **kwargs):
+    settings = {"base_lr": 1e-4, "weight_decay": 0.05, "layer_decay": 0.8, **kwargs}
+    return {group["name"]: group for group in parameter_groups(model, **settings)}
+
+
+def test_learning_rates_of_vit_large():
+    groups = groups_by_name(vit_segmenter())
+    rates = {name: group["lr"] for name, group in groups.items()}
+    assert rates["block_23"] == 1e-4
+    assert rates["block_20"] == pytest.approx(5.12e-5)
+    assert rates["block_0"] == pytest.approx(5.902958103587057e-07)
+    assert rates["embeddings"] == rates["block_0"]
+    assert rates["norm"] == rates["head"] == 1e-4
+
+
+def test_query_blocks_at_the_full_rate_leave_the_others_where_they_were():
+    groups = groups_by_name(vit_segmenter(), num_full_rate_blocks=4)
+    rates = {name: group["lr"] for name, group in groups.items()}
+    assert [rates[f"block_{i}"] for i in (20, 21, 22, 23)] == [1e-4] * 4
+    assert rates["block_19"] == pytest.approx(4.096e-5)  # 0.8^4
+    assert rates["block_0"] == pytest.approx(5.902958103587057e-07)
+
+
+def test_every_parameter_is_in_one_group_and_decays():
+    model = vit_segmenter(depth=3)
+    groups = groups_by_name(model)
+    assert list(groups) == ["embeddings", "block_0", "block_1", "block_2", "norm", "head"]
+    grouped = [id(p) for group in groups.values() for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters()}
+    assert {group["weight_decay"] for group in groups.values()} == {0.05}
+
+
+def test_members_and_roles():
+    model = vit_segmenter(depth=2)
+    groups = groups_by_name(model)
+
+    def ids(parameters):
+        return {id(p) for p in parameters}
+
+    vit = model.backbone
+    embeddings = [*vit.patch_embed.parameters(), vit.cls_token, vit.reg_token, vit.pos_embed]
+    assert ids(groups["embeddings"]["params"]) == ids(embeddings)
+    assert ids(groups["block_1"]["params"]) == ids(vit.blocks[1].parameters())
+    assert ids(groups["norm"]["params"]) == ids(vit.norm.parameters())
+    assert ids(groups["head"]["params"]) == ids(
+        [*model.query_embed.parameters(), *model.class_head.parameters()]
+    )
+    roles = {name: group["role"] for name, group in groups.items()}
+    assert roles.pop("head") == "head"
+    assert set(roles.values()) == {"backbone"}
+
+
+def test_model_without_vit_has_a_backbone_and_a_head():
+    model = Segmenter(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    groups = groups_by_name(model)
+    assert {name: (g["role"], g["lr"]) for name, g in groups.items()} == {
+        "backbone": ("backbone", 1e-4),
+        "head": ("head", 1e-4),
+    }
+    assert len(groups["backbone"]["params"]) == 4
+    assert len(groups["head"]["params"]) == 3
+
+
+def test_new_modules_around_a_vit_are_new_parameters():
+    backbone = nn.Module()
+    backbone.vit = ViT(embed_dim=8, depth=2, num_heads=1, patch_size=16, img_size=32)
+    backbone.adapter = nn.Linear(8, 8)
+    groups = groups_by_name(Segmenter(backbone))
+    assert {id(p) for p in backbone.adapter.parameters()} <= {
+        id(p) for p in groups["head"]["params"]
+    }
+    assert groups["block_0"]["lr"] == pytest.approx(8e-5)
+
+
+def test_frozen_parameters_are_left_out():
+    model = vit_segmenter(depth=2)
+    model.backbone.blocks[0].requires_grad_(False)
+    assert "block_0" not in groups_by_name(model)
+
+
+@pytest.mark.parametrize(
+    "block, full, expected",
+    [(11, 0, 1.0), (10, 0, 0.8), (9, 0, 0.64), (9, 3, 1.0), (8, 3, 0.512)],
+)
+def test_layer_decay_factor(block, full, expected):
+    assert layer_decay_factor(block, 12, 0.8, full) == pytest.approx(expected)
