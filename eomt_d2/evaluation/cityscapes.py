@@ -70,7 +70,7 @@ class _CityscapesEvaluator(DatasetEvaluator):
         self._predictions: list[tuple[str, Any]] = []
 
     def process(self, inputs, outputs) -> None:
-        for entry, output in zip(inputs, outputs):
+        for entry, output in zip(inputs, outputs, strict=True):
             # <city>_<sequence>_<frame>, the part that all files of a frame share.
             frame = os.path.basename(entry["file_name"]).replace("_leftImg8bit.png", "")
             self._predictions.append((frame, self._encode(output)))
@@ -176,6 +176,7 @@ class CityscapesInstanceEvaluator(_CityscapesEvaluator):
                 instances.pred_masks,
                 instances.pred_classes.tolist(),
                 instances.scores.tolist(),
+                strict=True,
             )
         ]
 
@@ -225,10 +226,11 @@ def _official_script() -> Iterator[None]:
     Up to its version 2.3.0 it calls ``numpy.in1d``, which NumPy 2.4 removed; the name is lent for
     the time of the call.
     """
-    lend = not hasattr(np, "in1d")
+    name = "in1d"
+    lend = not hasattr(np, name)
     printed = io.StringIO()
     if lend:
-        np.in1d = np.isin
+        setattr(np, name, np.isin)
     try:
         with contextlib.redirect_stdout(printed):
             yield
@@ -237,4 +239,4 @@ def _official_script() -> Iterator[None]:
         raise UserError(f"cityscapesscripts stopped: {message.rstrip('.')}.") from error
     finally:
         if lend:
-            del np.in1d
+            delattr(np, name)

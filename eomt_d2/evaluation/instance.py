@@ -50,7 +50,7 @@ def average_precision(truth: COCO, detections: list[dict], iou_type: str) -> dic
         evaluation.summarize()
     metrics = {
         name: 100 * float(value) if value >= 0 else float("nan")
-        for name, value in zip(_STATISTICS, evaluation.stats)
+        for name, value in zip(_STATISTICS, evaluation.stats[:6], strict=True)
     }
     # (IoU thresholds, recalls, categories, area ranges, detection limits); -1 without truth.
     precision = evaluation.eval["precision"][:, :, :, 0, -1]
@@ -115,9 +115,7 @@ class InstanceEvaluator(COCOEvaluator):
                 f"Evaluating instances of {dataset_name} needs a COCO instances JSON: register "
                 "the data set with its json_file."
             )
-        super().__init__(
-            dataset_name, ("segm", "bbox"), True, output_folder, use_fast_impl=False
-        )
+        super().__init__(dataset_name, ("segm", "bbox"), True, output_folder, use_fast_impl=False)
         self._dataset_name = dataset_name
         if self._do_evaluation:
             _complete_annotations(self._coco_api)

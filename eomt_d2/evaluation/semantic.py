@@ -122,7 +122,7 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
         self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
 
     def process(self, inputs, outputs) -> None:
-        for entry, output in zip(inputs, outputs):
+        for entry, output in zip(inputs, outputs, strict=True):
             labels = semantic_labels_of(output, len(self._class_names), self._dataset_name)
             truth_file = self._truth_files.get(entry["file_name"])
             if truth_file is None:
