@@ -69,9 +69,7 @@ def draw_geometry(
         height, width: size of the image in pixels.
     """
     flip = bool(rng.random() < 0.5)
-    new_height, new_width = scaled_size(
-        height, width, crop_size, rng.uniform(min_scale, max_scale)
-    )
+    new_height, new_width = scaled_size(height, width, crop_size, rng.uniform(min_scale, max_scale))
     top = int(rng.integers(0, max(new_height - crop_size, 0), endpoint=True))
     left = int(rng.integers(0, max(new_width - crop_size, 0), endpoint=True))
     return Geometry(flip, new_height, new_width, top, left, crop_size)

@@ -44,7 +44,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     kinds = [ground_truth_kind(entry, requested) for entry in dicts]
     if cfg.INPUT.EMPTY_SAMPLES == "keep":
         return dicts
-    kept = [entry for entry, kind in zip(dicts, kinds) if has_segments(entry, kind)]
+    kept = [entry for entry, kind in zip(dicts, kinds, strict=True) if has_segments(entry, kind)]
     if len(kept) < len(dicts):
         _logger.info(
             f"{len(dicts) - len(kept)} of the {len(dicts)} images of {', '.join(names)} have no "

@@ -70,7 +70,7 @@ class GroundTruth(NamedTuple):
         """
         masks = np.zeros((len(segments), height, width), bool)
         rows, columns = self.size
-        for mask, segment in zip(masks, segments):
+        for mask, segment in zip(masks, segments, strict=True):
             content = mask[:rows, :columns]
             for layer in self.layers:
                 content |= layer == segment + 1

@@ -25,8 +25,9 @@ from eomt_d2.errors import UserError
 
 __all__ = ["MaskClassificationMapper"]
 
-# An image with one visible pixel practically never needs more than a few dozen draws.
-MAX_DRAWS = 100
+# Only an end to what would never end: even a segment that one crop in a hundred shows is found
+# with a probability of 0.99996.
+MAX_DRAWS = 1000
 
 # Targets that a meta-architecture can ask for through its attribute `required_targets`.
 OPTIONAL_TARGETS = frozenset({"boxes", "sem_seg"})
@@ -70,7 +71,7 @@ class MaskClassificationMapper:
             min_scale, max_scale: range of the scale jitter; at 1 the long side fits ``image_size``.
             color_jitter: the photometric jitter of the ADE20K and Cityscapes recipes.
             empty_samples: what becomes of an image without a segment in its crop: "redraw" the
-                augmentation (at most 100 times), or "keep" it as a negative.
+                augmentation (at most 1000 times), or "keep" it as a negative.
             ground_truth: "panoptic", "instance", "semantic", or "auto", the first of these that
                 an image has.
             ignore_value: label of the pixels of a semantic label map that have no class.
@@ -123,9 +124,7 @@ class MaskClassificationMapper:
             "color_jitter": cfg.INPUT.COLOR_JITTER,
             "empty_samples": cfg.INPUT.EMPTY_SAMPLES,
             "ground_truth": cfg.INPUT.DATASET_MAPPER_NAME,
-            "ignore_value": getattr(
-                metadata, "ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-            ),
+            "ignore_value": getattr(metadata, "ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE),
             "num_semantic_classes": None if stuff_classes is None else len(stuff_classes),
             # An architecture that does not say what it needs gets everything.
             "required_targets": getattr(architecture, "required_targets", OPTIONAL_TARGETS),
@@ -158,7 +157,7 @@ class MaskClassificationMapper:
             whose ground truth has no pixel at all and which is not kept as a negative.
 
         Raises:
-            UserError: a file or annotation that cannot be used, or no segment in 100 draws.
+            UserError: a file or annotation that cannot be used, or no segment in 1000 draws.
         """
         image = read_image(dataset_dict["file_name"], "RGB")
         height, width = image.shape[:2]
@@ -183,7 +182,7 @@ class MaskClassificationMapper:
         height, width = image.shape[:2]
         kind, truth = self._read_ground_truth(dataset_dict, height, width)
         rng = self._sample_generator()
-        for _ in range(MAX_DRAWS):
+        for draw in range(MAX_DRAWS):
             jitter = draw_color_jitter(rng) if self.color_jitter else []
             geometry = draw_geometry(
                 rng,
@@ -199,10 +198,10 @@ class MaskClassificationMapper:
             segments = cropped.nonempty()
             if len(segments) or self.empty_samples == "keep":
                 break
-        else:
-            if not len(truth.nonempty()):
+            if draw == 0 and not len(truth.nonempty()):
                 self._warn_skipped(dataset_dict["file_name"], kind)
                 return None
+        else:
             raise UserError(
                 f"no segment of {dataset_dict['file_name']} was visible in any of {MAX_DRAWS} "
                 'random crops; set INPUT.EMPTY_SAMPLES to "keep", raise INPUT.MIN_SCALE or remove '
@@ -262,9 +261,7 @@ class MaskClassificationMapper:
             label_of_index[1 : len(cropped.classes) + 1] = cropped.classes
             content = label_of_index[cropped.layers[0]]
         elif "sem_seg_file_name" in dataset_dict:
-            content = transform_id_map(
-                read_label_map(dataset_dict["sem_seg_file_name"]), geometry
-            )
+            content = transform_id_map(read_label_map(dataset_dict["sem_seg_file_name"]), geometry)
         else:
             return None
         labels = np.full((self.image_size, self.image_size), self.ignore_value, np.int64)

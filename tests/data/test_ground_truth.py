@@ -23,7 +23,9 @@ def all_masks(truth):
 
 def save_ids(path, ids):
     ids = np.asarray(ids)
-    Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype("u1")).save(path)
+    Image.fromarray(np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype("u1")).save(
+        path
+    )
     return str(path)
 
 
@@ -79,9 +81,9 @@ def test_has_segments_counts_no_crowd():
 class TestPanoptic:
     def test_real_images(self, test_data):
         folder = test_data / "coco"
-        annotations = json.loads(
-            (folder / "annotations/panoptic_val2017_mini.json").read_text()
-        )["annotations"]
+        annotations = json.loads((folder / "annotations/panoptic_val2017_mini.json").read_text())[
+            "annotations"
+        ]
         count = 0
         for annotation in annotations:
             png = str(folder / "panoptic_val2017_mini" / annotation["file_name"])
