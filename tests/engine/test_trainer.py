@@ -1,0 +1,321 @@
+"""The trainer on a two-parameter model with mask annealing and on batches that depend only on
+their position, so that a training can be repeated exactly."""
+
+import logging
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.engine import DefaultTrainer, HookBase
+from torch import nn
+
+from eomt_d2.config import add_eomt_config
+from eomt_d2.engine import Trainer
+from eomt_d2.errors import UserError
+from eomt_d2.modeling.masked_attention import MaskAnnealing
+
+ITERATIONS = 12
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(2, 2)
+        self.head = nn.Linear(2, 1)
+        self.mask_annealing = MaskAnnealing(2)
+
+    def forward(self, batch):
+        if not self.training:
+            return [{"probs": self.mask_annealing.probs.tolist()} for _ in batch]
+        prediction = self.head(torch.tanh(self.backbone(batch["x"]) * self.mask_annealing.probs))
+        return {"loss": (prediction - batch["y"]).square().mean()}
+
+
+class Watcher(HookBase):
+    """Notes what each iteration runs with, and may interrupt the training like a lost machine."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after = stop_after
+        self.rates, self.probs = [], []
+
+    def before_step(self):
+        self.rates.append([group["lr"] for group in self.trainer.optimizer.param_groups])
+        self.probs.append(self.trainer.model.mask_annealing.probs.tolist())
+
+    def after_step(self):
+        if self.trainer.iter + 1 == self.stop_after:
+            raise InterruptedError
+
+
+class TinyTrainer(Trainer):
+    first_batch = 0
+
+    @classmethod
+    def build_model(cls, cfg):
+        torch.manual_seed(1)
+        return Tiny()
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        def batches(i):
+            while True:
+                generator = torch.Generator().manual_seed(i)
+                x = torch.randn(4, 2, generator=generator)
+                yield {"x": x, "y": x.sum(1, keepdim=True)}
+                i += 1
+
+        return batches(cls.first_batch)
+
+
+def config(output_dir, **solver):
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.OUTPUT_DIR = str(output_dir)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+    settings = {
+        "MAX_ITER": ITERATIONS,
+        "WARMUP_ITERS_HEAD": 2,
+        "WARMUP_ITERS_BACKBONE": 2,
+        "CHECKPOINT_PERIOD": 6,
+        "BASE_LR": 0.1,
+    }
+    for key, value in {**settings, **solver}.items():
+        cfg.SOLVER[key] = value
+    return cfg
+
+
+def train(cfg, *, resume=False, stop_after=None, first_batch=0):
+    trainer_class = type("TinyTrainer", (TinyTrainer,), {"first_batch": first_batch})
+    trainer = trainer_class(cfg)
+    watcher = Watcher(stop_after)
+    trainer.register_hooks([watcher])
+    trainer.resume_or_load(resume=resume)
+    if stop_after is None:
+        trainer.train()
+    else:
+        with pytest.raises(InterruptedError):
+            trainer.train()
+    return trainer, watcher
+
+
+def optimizer_tensors(trainer):
+    state = trainer.optimizer.state_dict()["state"]
+    return {(i, key): value for i, s in state.items() for key, value in s.items()}
+
+
+@pytest.fixture
+def uninterrupted(tmp_path):
+    return train(config(tmp_path / "whole"))
+
+
+def assert_same_training(one, other):
+    torch.testing.assert_close(
+        dict(one.model.state_dict()), dict(other.model.state_dict()), rtol=0, atol=0
+    )
+    torch.testing.assert_close(optimizer_tensors(one), optimizer_tensors(other), rtol=0, atol=0)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, uninterrupted):
+    whole, seen = uninterrupted
+    _, first = train(config(tmp_path / "parts"), stop_after=6)
+    second_trainer, second = train(config(tmp_path / "parts"), resume=True, first_batch=6)
+    assert len(first.rates) == len(second.rates) == 6
+    assert first.rates + second.rates == seen.rates
+    assert first.probs + second.probs == seen.probs
+    assert_same_training(whole, second_trainer)
+
+
+def test_rates_and_probabilities_are_those_of_the_recipe(uninterrupted):
+    _, seen = uninterrupted
+    backbone, head = zip(*seen.rates)
+    # Warm-ups 2 + 2 of 12, power 0.9: (1 - (s - 2) / 10)^0.9 and (1 - (s - 4) / 8)^0.9.
+    assert head == pytest.approx([0, 0.05, *(0.1 * (1 - i / 10) ** 0.9 for i in range(10))])
+    assert backbone == pytest.approx([0, 0, 0, 0.05, *(0.1 * (1 - i / 8) ** 0.9 for i in range(8))])
+    # Staggered windows for two blocks and T = 12: 2 to 4 and 8 to 10; halfway 0.5^0.9.
+    half = pytest.approx(0.5358867)
+    assert [p[0] for p in seen.probs] == [1, 1, 1, half] + [0] * 8
+    assert [p[1] for p in seen.probs] == [1] * 9 + [half] + [0] * 2
+
+
+def test_a_finished_training_is_unmasked_in_its_checkpoint(tmp_path, uninterrupted):
+    checkpoint = torch.load(tmp_path / "whole" / "model_final.pth", weights_only=True)
+    assert checkpoint["model"]["mask_annealing.probs"].tolist() == [0, 0]
+    assert checkpoint["iteration"] == ITERATIONS - 1
+
+
+def test_a_new_training_from_a_finished_one_masks_again(tmp_path, uninterrupted):
+    cfg = config(tmp_path / "next")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "whole" / "model_final.pth")
+    _, seen = train(cfg, stop_after=2)
+    assert seen.probs == [[1, 1], [1, 1]]
+
+
+def test_evaluation_after_training_sees_the_final_probabilities(tmp_path):
+    results = []
+
+    class EvaluatedTrainer(TinyTrainer):
+        @classmethod
+        def test(cls, cfg, model, evaluators=None):
+            results.append(model.mask_annealing.probs.tolist())
+            return {"task": {"metric": 1.0}}
+
+    cfg = config(tmp_path)
+    cfg.TEST.EVAL_PERIOD = 3
+    trainer = EvaluatedTrainer(cfg)
+    trainer.train()
+    # After 3, 6, 9 and 12 updates: the values that the next iteration would use.
+    half = pytest.approx(0.5358867)
+    assert results == [[half, 1], [0, 1], [0, half], [0, 0]]
+    assert trainer.storage.latest()["task/metric"] == (1.0, ITERATIONS)
+
+
+def test_skipped_updates_advance_schedule_and_annealing(tmp_path, uninterrupted, monkeypatch):
+    cfg = config(tmp_path / "skipped")
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.AMP.PRECISION = "float16"
+    huge = lambda model, batch: {"loss": model.head.weight.sum() * 1e38}  # noqa: E731
+    monkeypatch.setattr(Tiny, "forward", huge)
+    before = TinyTrainer.build_model(cfg).head.weight.tolist()
+    trainer, seen = train(cfg, stop_after=ITERATIONS)
+    assert trainer.model.head.weight.tolist() == before
+    assert trainer._trainer.grad_scaler.get_scale() == 65536 / 2**ITERATIONS
+    assert seen.rates == uninterrupted[1].rates
+    assert seen.probs == uninterrupted[1].probs
+
+
+def test_hooks_log_and_anneal_before_saving_and_evaluating(tmp_path):
+    trainer = TinyTrainer(config(tmp_path))
+    assert [type(hook).__name__ for hook in trainer._hooks] == [
+        "IterationTimer",
+        "LearningRateLogger",
+        "MaskAnnealingHook",
+        "LRScheduler",
+        "PeriodicCheckpointer",
+        "EvalHook",
+        "PeriodicWriter",
+    ]
+
+
+def test_logs_hold_rates_and_probabilities(uninterrupted):
+    latest = uninterrupted[0].storage.latest()
+    assert {"lr/backbone", "lr/head", "mask_annealing/block_0", "mask_annealing/block_1"} < set(
+        latest
+    )
+
+
+class TestForeignCheckpoints:
+    """Resuming from what other trainers saved."""
+
+    def checkpoint_without(self, folder, *keys):
+        train(config(folder), stop_after=6)
+        path = folder / "model_0000005.pth"
+        content = torch.load(path, weights_only=True)
+        for key in keys:
+            *parents, last = key.split(".")
+            node = content
+            for parent in parents:
+                node = node[parent]
+            del node[last]
+        torch.save(content, path)
+
+    def test_detectron2_06_saves_no_optimizer(self, tmp_path, uninterrupted, caplog):
+        self.checkpoint_without(tmp_path, "trainer._trainer")
+        with caplog.at_level(logging.WARNING, logger="eomt_d2"):
+            _, seen = train(config(tmp_path), resume=True, first_batch=6)
+        assert "lacks the optimizer's state and the loss scaling" in caplog.text
+        assert seen.rates == uninterrupted[1].rates[6:]
+        assert seen.probs == uninterrupted[1].probs[6:]
+
+    def test_detectron2_06_on_new_pytorch_saves_no_schedule(
+        self, tmp_path, uninterrupted, caplog
+    ):
+        self.checkpoint_without(tmp_path, "trainer.hooks")
+        with caplog.at_level(logging.WARNING, logger="eomt_d2"):
+            resumed, seen = train(config(tmp_path), resume=True, first_batch=6)
+        assert "lacks the learning-rate schedule at iteration 6" in caplog.text
+        assert seen.rates == uninterrupted[1].rates[6:]
+        assert_same_training(resumed, uninterrupted[0])
+
+    def test_weights_alone_cannot_be_resumed(self, tmp_path):
+        self.checkpoint_without(tmp_path, "trainer")
+        with pytest.raises(UserError, match="holds weights but not the state of a training"):
+            train(config(tmp_path), resume=True)
+
+    def test_optimizer_of_another_kind(self, tmp_path):
+        train(config(tmp_path), stop_after=6)
+        path = tmp_path / "model_0000005.pth"
+        content = torch.load(path, weights_only=True)
+        content["trainer"]["_trainer"]["optimizer"]["param_groups"].pop()
+        torch.save(content, path)
+        with pytest.raises(UserError, match="optimizer's state in the checkpoint does not fit"):
+            train(config(tmp_path), resume=True)
+
+
+def test_resumes_alike_where_detectron2_saves_its_own_step(tmp_path, uninterrupted, monkeypatch):
+    """Detectron2 main's DefaultTrainer saves and restores `_trainer` by itself."""
+    plain_state, plain_load = DefaultTrainer.state_dict, DefaultTrainer.load_state_dict
+
+    def state_dict(self):
+        return {**plain_state(self), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state):
+        plain_load(self, state)
+        self._trainer.load_state_dict(state["_trainer"])
+
+    monkeypatch.setattr(DefaultTrainer, "state_dict", state_dict)
+    monkeypatch.setattr(DefaultTrainer, "load_state_dict", load_state_dict)
+    train(config(tmp_path / "parts"), stop_after=6)
+    resumed, _ = train(config(tmp_path / "parts"), resume=True, first_batch=6)
+    assert_same_training(resumed, uninterrupted[0])
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path, uninterrupted):
+    _, seen = train(config(tmp_path / "empty"), resume=True, stop_after=2)
+    assert seen.rates == uninterrupted[1].rates[:2]
+
+
+def scaled_config(num_workers, **annealing):
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
+    cfg.SOLVER.IMS_PER_BATCH = 16
+    cfg.SOLVER.MAX_ITER = 9000
+    for key, value in annealing.items():
+        cfg.MODEL.MASK_FORMER.MASK_ANNEALING[key] = value
+    cfg.freeze()
+    return Trainer.auto_scale_workers(cfg, num_workers)
+
+
+def test_worker_scaling_covers_warm_ups_and_windows():
+    cfg = scaled_config(4, SCHEDULE="iterations", STARTS=[1500, 3000], ENDS=[3000, 4501])
+    assert cfg.SOLVER.IMS_PER_BATCH == 8
+    assert cfg.SOLVER.BASE_LR == 5e-5
+    assert cfg.SOLVER.MAX_ITER == 18000
+    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (1000, 2000)
+    annealing = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
+    assert (annealing.STARTS, annealing.ENDS) == ([3000, 6000], [6000, 9002])
+    assert cfg.is_frozen()
+
+
+def test_worker_scaling_leaves_fractions_alone():
+    cfg = scaled_config(16, SCHEDULE="fractions", STARTS=[0.1], ENDS=[0.3])
+    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (250, 500)
+    assert cfg.MODEL.MASK_FORMER.MASK_ANNEALING.STARTS == [0.1]
+
+
+def test_no_worker_scaling_without_a_reference():
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    assert Trainer.auto_scale_workers(cfg, 4) is cfg
+
+
+def test_what_a_model_refuses_is_a_mistake_of_the_user():
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "EoMT"
+    cfg.MODEL.BACKBONE.NAME = "ViT"
+    cfg.MODEL.VIT.NAME = "vit_enormous"
+    with pytest.raises(UserError, match="vit_enormous"):
+        Trainer.build_model(cfg)
