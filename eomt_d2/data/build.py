@@ -36,7 +36,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     """
     names = cfg.DATASETS.TRAIN
     if not names:
-        raise UserError("DATASETS.TRAIN is empty; name at least one registered data set")
+        raise UserError("DATASETS.TRAIN is empty; name at least one registered data set.")
     dicts = get_detection_dataset_dicts(names, filter_empty=False)
     if isinstance(dicts, Dataset):
         return dicts
@@ -52,8 +52,8 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
         )
     if not kept:
         raise UserError(
-            f"no image of {', '.join(names)} has a segment that is not a crowd; check the "
-            'annotation file, or set INPUT.EMPTY_SAMPLES to "keep"'
+            f"No image of {', '.join(names)} has a segment that is not a crowd; check the "
+            'annotation file, or set INPUT.EMPTY_SAMPLES to "keep".'
         )
     return kept
 

@@ -91,7 +91,7 @@ def ground_truth_kind(dataset_dict: dict, requested: str) -> str:
     if requested != "auto" and requested not in GROUND_TRUTH_KEYS:
         raise UserError(
             f'INPUT.DATASET_MAPPER_NAME is "{requested}"; it has to be one of auto, '
-            f"{', '.join(GROUND_TRUTH_KEYS)}"
+            f"{', '.join(GROUND_TRUTH_KEYS)}."
         )
     kinds = GROUND_TRUTH_KEYS if requested == "auto" else (requested,)
     for kind in kinds:
@@ -102,12 +102,12 @@ def ground_truth_kind(dataset_dict: dict, requested: str) -> str:
         raise UserError(
             f"{name} comes from a data set of Detectron2's separated panoptic form, whose things "
             "and stuff are numbered apart; use the standard form (the same name without "
-            '"_separated")'
+            '"_separated").'
         )
     raise UserError(
         f"{name} has no {'' if requested == 'auto' else requested + ' '}ground truth to train on "
         f"(its entry lacks {' and '.join(GROUND_TRUTH_KEYS[kind] for kind in kinds)}); set "
-        "INPUT.DATASET_MAPPER_NAME to what the data set has, or DATASETS.TRAIN to another one"
+        "INPUT.DATASET_MAPPER_NAME to what the data set has, or DATASETS.TRAIN to another one."
     )
 
 
@@ -146,7 +146,7 @@ def panoptic_ground_truth(dataset_dict: dict) -> GroundTruth:
     if unlisted.any():
         raise UserError(
             f"{file_name} has a segment with id {ids[unlisted][0]} that is not in its "
-            "segments_info; correct the annotation file"
+            "segments_info; correct the annotation file."
         )
     classes = np.array([segment["category_id"] for segment in segments], np.int64)
     return GroundTruth(classes, (layer,))
@@ -173,7 +173,7 @@ def semantic_ground_truth(
         raise UserError(
             f"{file_name} has the label {present[-1]}, but the data set has {num_classes} classes "
             f"(0 to {num_classes - 1}; {ignore_value} is ignored); prepare its labels so that "
-            "they start from 0"
+            "they start from 0."
         )
     index_of_label = np.zeros(np.iinfo(labels.dtype).max + 1, _index_dtype(len(present)))
     index_of_label[present] = np.arange(1, len(present) + 1)
@@ -219,8 +219,8 @@ def _encoded(segmentation: list | dict | None, height: int, width: int, name: st
         if tuple(segmentation["size"]) != (height, width):
             rle_height, rle_width = segmentation["size"]
             raise UserError(
-                f"an RLE annotation of {name} is for an image of {rle_width}x{rle_height} pixels, "
-                f"but the image has {width}x{height}; correct one of them"
+                f"An RLE annotation of {name} is for an image of {rle_width}x{rle_height} pixels, "
+                f"but the image has {width}x{height}; correct one of them."
             )
         if isinstance(segmentation["counts"], list):
             return mask_util.frPyObjects(segmentation, height, width)
@@ -228,8 +228,8 @@ def _encoded(segmentation: list | dict | None, height: int, width: int, name: st
     # pycocotools would take a list of 4 numbers for a box, and drop the last of an odd list.
     if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
         raise UserError(
-            f"an instance annotation of {name} has no usable segmentation; it has to be polygons "
-            "of at least 3 points (x, y) or an RLE, so remove that annotation or complete it"
+            f"An instance annotation of {name} has no usable segmentation; it has to be polygons "
+            "of at least 3 points (x, y) or an RLE, so remove that annotation or complete it."
         )
     polygons = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in segmentation]
     return mask_util.merge(mask_util.frPyObjects(polygons, height, width))

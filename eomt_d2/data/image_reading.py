@@ -60,7 +60,7 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
             range (floating point, 32-bit integers beyond 16 bits).
     """
     if format not in ("RGB", "BGR"):
-        raise UserError(f'image format "{format}" is not supported; use "RGB" or "BGR"')
+        raise UserError(f'Image format "{format}" is not supported; use "RGB" or "BGR".')
     with _decoded(file_name) as image:
         rgb = _to_rgb(_upright(image), file_name)
     return rgb if format == "RGB" else np.ascontiguousarray(rgb[:, :, ::-1])
@@ -83,7 +83,7 @@ def read_label_map(file_name: str) -> np.ndarray:
     if labels.ndim != 2 or mode == "F":
         raise UserError(
             f"{file_name} is no label map: its pixels are of mode {mode}, expected one class "
-            "index per pixel (8-bit, 16-bit or palette)"
+            "index per pixel (8-bit, 16-bit or palette)."
         )
     if labels.dtype in (np.uint8, np.bool_):
         return labels.astype(np.uint8, copy=False)
@@ -114,7 +114,7 @@ def _decoded(file_name: str) -> Iterator[Image.Image]:
     try:
         with PathManager.open(file_name, "rb") as file:
             if not file.read(1):
-                raise UserError(f"image file {file_name} is empty (0 bytes); restore or remove it")
+                raise UserError(f"Image file {file_name} is empty (0 bytes); restore or remove it.")
             file.seek(0)
             image = Image.open(file)
             image.load()
@@ -122,12 +122,12 @@ def _decoded(file_name: str) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise UserError(
-            f"image file {file_name} does not exist; check the folders of the data set "
-            "(and $DETECTRON2_DATASETS)"
+            f"Image file {file_name} does not exist; check the folders of the data set "
+            "(and $DETECTRON2_DATASETS)."
         ) from error
     except _DECODING_ERRORS as error:
         raise UserError(
-            f"image file {file_name} cannot be read ({error}); restore or remove it"
+            f"Image file {file_name} cannot be read ({error}); restore or remove it."
         ) from error
     yield image
 
@@ -146,8 +146,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _to_rgb(image: Image.Image, file_name: str) -> np.ndarray:
     if image.mode == "F":
         raise UserError(
-            f"image file {file_name} has floating point pixels of unknown range; convert it to "
-            "8 or 16 bits"
+            f"Image file {file_name} has floating point pixels of unknown range; convert it to "
+            "8 or 16 bits."
         )
     if image.mode.startswith("I"):
         values = _as_uint16(np.array(image), file_name).astype(np.uint32)
@@ -160,8 +160,8 @@ def _to_rgb(image: Image.Image, file_name: str) -> np.ndarray:
         return np.array(image.convert("RGB"))
     except ValueError as error:
         raise UserError(
-            f"image file {file_name} has colour mode {image.mode}, which cannot be converted to "
-            "RGB; convert it to RGB first"
+            f"Image file {file_name} has colour mode {image.mode}, which cannot be converted to "
+            "RGB; convert it to RGB first."
         ) from error
 
 
@@ -169,7 +169,7 @@ def _as_uint16(values: np.ndarray, file_name: str) -> np.ndarray:
     # Pillow opens 16-bit files as "I;16" or, some versions and formats, as 32-bit "I".
     if values.size and (values.min() < 0 or values.max() > 65535):
         raise UserError(
-            f"image file {file_name} has integer pixels beyond 16 bits "
-            f"({values.min()} to {values.max()}); convert it to 8 or 16 bits"
+            f"Image file {file_name} has integer pixels beyond 16 bits "
+            f"({values.min()} to {values.max()}); convert it to 8 or 16 bits."
         )
     return values.astype(np.uint16)

@@ -84,17 +84,17 @@ class MaskClassificationMapper:
         """
         if empty_samples not in ("redraw", "keep"):
             raise UserError(
-                f'INPUT.EMPTY_SAMPLES is "{empty_samples}"; it has to be redraw or keep'
+                f'INPUT.EMPTY_SAMPLES is "{empty_samples}"; it has to be redraw or keep.'
             )
         if not required_targets <= OPTIONAL_TARGETS:
             raise UserError(
-                f"the meta-architecture requires the targets {sorted(required_targets)}, but only "
-                f"{sorted(OPTIONAL_TARGETS)} are offered besides classes and masks"
+                f"The meta-architecture requires the targets {sorted(required_targets)}, but only "
+                f"{sorted(OPTIONAL_TARGETS)} are offered besides classes and masks."
             )
         if not 0 < min_scale <= max_scale:
             raise UserError(
                 f"INPUT.MIN_SCALE ({min_scale}) and INPUT.MAX_SCALE ({max_scale}) have to be "
-                "positive and in ascending order"
+                "positive and in ascending order."
             )
         self.is_train = is_train
         self.image_format = image_format
@@ -203,9 +203,9 @@ class MaskClassificationMapper:
                 return None
         else:
             raise UserError(
-                f"no segment of {dataset_dict['file_name']} was visible in any of {MAX_DRAWS} "
+                f"No segment of {dataset_dict['file_name']} was visible in any of {MAX_DRAWS} "
                 'random crops; set INPUT.EMPTY_SAMPLES to "keep", raise INPUT.MIN_SCALE or remove '
-                "the image"
+                "the image."
             )
 
         image = transform_image(apply_color_jitter(image, jitter), geometry)
@@ -285,8 +285,8 @@ def _check_listed_size(dataset_dict: dict, height: int, width: int) -> None:
     listed = dataset_dict.get("height", height), dataset_dict.get("width", width)
     if listed != (height, width):
         raise UserError(
-            f"image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
-            f"annotation file says {listed[1]}x{listed[0]}; correct one of them"
+            f"Image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
+            f"annotation file says {listed[1]}x{listed[0]}; correct one of them."
         )
 
 
@@ -295,6 +295,6 @@ def _check_same_size(
 ) -> None:
     if image_size != truth_size:
         raise UserError(
-            f"image file {image_file} has {image_size[1]}x{image_size[0]} pixels, but its ground "
-            f"truth {truth_file} has {truth_size[1]}x{truth_size[0]}; correct one of them"
+            f"Image file {image_file} has {image_size[1]}x{image_size[0]} pixels, but its ground "
+            f"truth {truth_file} has {truth_size[1]}x{truth_size[0]}; correct one of them."
         )

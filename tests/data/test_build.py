@@ -172,7 +172,7 @@ class TestFilter:
         entry = {**self.panoptic("a", self.crowd), "sem_seg_file_name": "a_labels.png"}
         name = register([entry])
         assert load_training_dicts(config(name, DATASET_MAPPER_NAME="semantic")) == [entry]
-        with pytest.raises(UserError, match=f"no image of {name} has a segment"):
+        with pytest.raises(UserError, match=f"No image of {name} has a segment"):
             load_training_dicts(config(name))
 
     def test_several_data_sets(self, register):

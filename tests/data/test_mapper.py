@@ -290,7 +290,7 @@ class TestEmptySamples:
     def test_redrawing_ends_with_the_file_s_name(self, entry, recorded):
         # Shrunk from 16 to 3 pixels, rows 0, 5 and 10 are sampled: row 15 never is.
         mapper = train_mapper(image_size=32, min_scale=0.1, max_scale=0.1)
-        with pytest.raises(UserError, match="no segment of .*image.png was visible in any of 1000"):
+        with pytest.raises(UserError, match="No segment of .*image.png was visible in any of 1000"):
             mapper(entry(self.corner(), {1: 4}))
         assert len(recorded["geometry"]) == 1000
 
