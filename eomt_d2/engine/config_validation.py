@@ -188,6 +188,7 @@ def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
                 f"{key}.SCHEDULE is {node.SCHEDULE!r}, but STARTS is {node.STARTS} and ENDS "
                 f"{node.ENDS}; leave both empty or set SCHEDULE to 'fractions' or 'iterations'."
             )
+    if node.SCHEDULE not in ("fractions", "iterations"):
         return
     num_blocks = _num_query_blocks(cfg)
     if len(node.STARTS) != len(node.ENDS) or len(node.STARTS) != (num_blocks or len(node.STARTS)):

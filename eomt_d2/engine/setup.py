@@ -12,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
 from eomt_d2.config import add_eomt_config
@@ -58,6 +59,8 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     cfg = get_cfg()
     add_eomt_config(cfg)
     if args.config_file:
+        if not PathManager.isfile(args.config_file):
+            raise UserError(f"The config file {args.config_file} does not exist.")
         _merge(
             cfg, args.config_file, lambda: cfg.merge_from_file(args.config_file, allow_unsafe=False)
         )

@@ -1,0 +1,127 @@
+import pytest
+from detectron2.config import get_cfg
+
+from eomt_d2.config import add_eomt_config
+from eomt_d2.engine.config_validation import config_problems, validate_config
+from eomt_d2.errors import UserError
+
+
+def config(*overrides):
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "EoMT"
+    cfg.MODEL.BACKBONE.NAME = "ViT"
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = True
+    cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = 640
+    cfg.merge_from_list(list(overrides))
+    return cfg
+
+
+SEMANTIC_WINDOWS = (
+    "INPUT.TEST_MODE", "window", "INPUT.IMAGE_SIZE", 512, "INPUT.MIN_SIZE_TEST", 512,
+    "INPUT.MAX_SIZE_TEST", 4096, "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False,
+    "MODEL.MASK_FORMER.TEST.SEMANTIC_ON", True,
+)  # fmt: skip
+FOUR_FRACTIONS = (
+    "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE", "fractions",
+    "MODEL.MASK_FORMER.MASK_ANNEALING.STARTS", [0.1, 0.2, 0.3, 0.4],
+    "MODEL.MASK_FORMER.MASK_ANNEALING.ENDS", [0.2, 0.3, 0.4, 1.0],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [(), SEMANTIC_WINDOWS, FOUR_FRACTIONS])
+def test_good_configs(overrides):
+    assert list(config_problems(config(*overrides))) == []
+
+
+def annealed(schedule, starts, ends):
+    key = "MODEL.MASK_FORMER.MASK_ANNEALING"
+    return (f"{key}.SCHEDULE", schedule, f"{key}.STARTS", starts, f"{key}.ENDS", ends)
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (
+            ("MODEL.META_ARCHITECTURE", "EOMT"),
+            r"MODEL.META_ARCHITECTURE is 'EOMT'; it must be one of .*EoMT",
+        ),
+        (("MODEL.BACKBONE.NAME", "VIT"), r"MODEL.BACKBONE.NAME is 'VIT'; it must be one of .*ViT"),
+        (
+            ("INPUT.TEST_MODE", "sliding"),
+            r"INPUT.TEST_MODE is 'sliding'; it must be 'square', 'divisible' or 'window'\.",
+        ),
+        (
+            ("INPUT.MIN_SIZE_TEST", 800),
+            r"INPUT.TEST_MODE is 'square' with INPUT.IMAGE_SIZE 640, but INPUT.MIN_SIZE_TEST is "
+            r"800 and INPUT.MAX_SIZE_TEST 640; both must be 640\.",
+        ),
+        (
+            (*SEMANTIC_WINDOWS, "INPUT.MIN_SIZE_TEST", 640),
+            r"'window' with INPUT.IMAGE_SIZE 512, but INPUT.MIN_SIZE_TEST is 640",
+        ),
+        (
+            (*SEMANTIC_WINDOWS, "MODEL.MASK_FORMER.TEST.INSTANCE_ON", True),
+            r"'window', which only semantic results",
+        ),
+        (
+            ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
+            r"PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON are all False",
+        ),
+        (("INPUT.EMPTY_SAMPLES", "skip"), r"INPUT.EMPTY_SAMPLES is 'skip'.*'redraw' or 'keep'"),
+        (("INPUT.MIN_SCALE", 3.0), r"INPUT.MIN_SCALE is 3.0 and INPUT.MAX_SCALE 2.0"),
+        (
+            ("MODEL.VIT.PATCH_SIZE", 14),
+            r"INPUT.IMAGE_SIZE is 640; it must be a multiple of MODEL.VIT.PATCH_SIZE 14\.",
+        ),
+        (("TEST.SEMANTIC_OUTPUT", "argmax"), r"TEST.SEMANTIC_OUTPUT is 'argmax'"),
+        (("SOLVER.OPTIMIZER", "LAMB"), r"SOLVER.OPTIMIZER is 'LAMB'.*'ADAMW' or 'SGD'"),
+        (("SOLVER.AMP.PRECISION", "fp16"), r"SOLVER.AMP.PRECISION is 'fp16'"),
+        (
+            ("SOLVER.AMP.ENABLED", True, "MODEL.DEVICE", "cpu"),
+            r"SOLVER.AMP.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is 'cpu'",
+        ),
+        (
+            ("SOLVER.MAX_ITER", 100),
+            r"SOLVER.MAX_ITER is 100, which leaves nothing after the warm-ups "
+            r"SOLVER.WARMUP_ITERS_HEAD 500 and WARMUP_ITERS_BACKBONE 1000; train longer than 1500",
+        ),
+        (("SOLVER.LAYER_DECAY", 1.5), r"SOLVER.LAYER_DECAY is 1.5; it must be between 0 and 1\."),
+        (
+            ("MODEL.MASK_FORMER.NUM_OBJECT_QUERIES", 0),
+            r"MODEL.MASK_FORMER.NUM_OBJECT_QUERIES is 0; it must be at least 1\.",
+        ),
+        (("MODEL.MASK_FORMER.DICE_WEIGHT", -1.0), r"DICE_WEIGHT is -1.0; it must be at least 0"),
+        (("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 80.0), r"between 0 and 1"),
+        (annealed("linear", [], []), r"MASK_ANNEALING.SCHEDULE is 'linear'"),
+        (annealed("staggered", [1], [2]), r"'staggered', but STARTS is \[1\] and ENDS \[2\]"),
+        (
+            annealed("iterations", [1, 2], [3, 4]),
+            r"STARTS has 2 entries and ENDS 2; both need one for each of the 4 query blocks",
+        ),
+        (annealed("fractions", [0.1] * 4, [0.5] * 3), r"STARTS has 4 entries and ENDS 3"),
+        (
+            annealed("fractions", [0.1, 0.2, 0.5, 0.4], [0.2, 0.3, 0.4, 1.0]),
+            r"a window from 0.5 to 0.4; with SCHEDULE 'fractions' .* between 0 and 1\.",
+        ),
+        (
+            annealed("iterations", [0, 1, 2, 3], [9, 9, 9, 99999]),
+            r"a window from 3 to 99999; .* between 0 and 40000\.",
+        ),
+    ],
+)
+def test_bad_values_give_one_sentence(overrides, sentence):
+    with pytest.raises(UserError, match=sentence) as caught:
+        validate_config(config(*overrides))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_all_problems_are_told_at_once():
+    with pytest.raises(UserError) as caught:
+        validate_config(config("SOLVER.OPTIMIZER", "LAMB", "INPUT.TEST_MODE", "sliding"))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_other_architectures_are_not_bound_to_the_keys_of_mask_classification():
+    cfg = config("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "INPUT.MIN_SIZE_TEST", 800)
+    assert list(config_problems(cfg)) == []
