@@ -139,16 +139,14 @@ def _check_replaceable(output: Path) -> None:
 
 
 def _put_in_place(made: Path, output: Path, stamp: dict[str, int]) -> None:
+    # Another process may have been faster; somebody may be reading its files already.
+    if _is_complete(output, stamp):
+        return
     if output.exists():
         old = Path(tempfile.mkdtemp(prefix=f".{output.name}-old-", dir=output.parent))
         os.replace(output, old / "data")
         shutil.rmtree(old)
-    try:
-        os.replace(made, output)
-    except OSError:
-        # Another process was faster; what it made is as good if it is the same.
-        if not _is_complete(output, stamp):
-            raise
+    os.replace(made, output)
 
 
 def _write_split(
