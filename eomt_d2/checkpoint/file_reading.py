@@ -1,8 +1,9 @@
 """Reading weight files of any of the usual kinds without executing code from them."""
 
 import pickle
+import re
 import tarfile
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors.torch import load_file
@@ -45,21 +46,33 @@ def read_weights(path: str) -> dict[str, Any]:
             return load_file(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                content = _ArrayUnpickler(file, encoding="latin1").load()
+                content = _ArrayUnpickler(file).load()
         else:
             _refuse_tar(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{path} cannot be read as weights, because it is damaged, of another format, or holds "
-            f"objects that could execute code ({reason})."
-        ) from error
+        raise UserError(_reason(path, str(error))) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} and not a dict of weights.")
     return content
+
+
+def _reason(path: str, message: str) -> str:
+    # PyTorch's message advises to switch its safety off; only the name in it is of use.
+    name = re.search(r"GLOBAL ([\w.]+)", message)
+    if name:
+        return _forbidden(path, name[1])
+    first = re.split(r"\. |\n", message.strip())[0]
+    return f"{path} is damaged or no weight file{f' ({first})' if first else ''}."
+
+
+def _forbidden(path: str, name: str) -> str:
+    return (
+        f"{path} holds a {name} beside its weights; reading it could execute code, so it is not "
+        f"read. Where you trust the file, save its weights alone under another name."
+    )
 
 
 def _refuse_tar(path: str) -> None:
@@ -73,10 +86,12 @@ def _refuse_tar(path: str) -> None:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO):
+        # Files of Python 2 are common among these.
+        super().__init__(file, encoding="latin1")
+        self._path = file.name
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _PICKLE_GLOBALS:
-            raise UserError(
-                f"The pickle names {module}.{name}, which is not part of a NumPy array, so it is "
-                f"not read."
-            )
+            raise UserError(_forbidden(self._path, f"{module}.{name}"))
         return super().find_class(module, name)

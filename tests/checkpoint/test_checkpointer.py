@@ -1,0 +1,200 @@
+import logging
+import pickle
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from eomt_d2.checkpoint import Checkpointer
+from eomt_d2.errors import UserError
+from eomt_d2.modeling.backbone import ViT
+from eomt_d2.modeling.masked_attention import MaskAnnealing
+
+
+class Segmenter(nn.Module):
+    def __init__(self, num_classes=3, img_size=64):
+        super().__init__()
+        self.backbone = ViT(
+            embed_dim=16, depth=2, num_heads=2, patch_size=16, img_size=img_size
+        )
+        self.class_head = nn.Linear(16, num_classes)
+        self.mask_annealing = MaskAnnealing(2)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter)
+
+
+@pytest.fixture
+def log():
+    """Lines of the checkpointer with their level."""
+    lines = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(f"{record.levelname} {record.getMessage()}")
+    logger = logging.getLogger("fvcore.common.checkpoint")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+def assert_equal(one, other):
+    torch.testing.assert_close(dict(one), dict(other), rtol=0, atol=0)
+
+
+def saved(tmp_path, content, name="weights.pth"):
+    path = str(tmp_path / name)
+    torch.save(content, path)
+    return path
+
+
+def test_its_own_checkpoint(tmp_path, log):
+    source, model = Segmenter(), Segmenter()
+    source.mask_annealing.set_probs([0.0, 0.0])
+    Checkpointer(source, str(tmp_path)).save("model_final", iteration=9)
+    rest = Checkpointer(model).load(str(tmp_path / "model_final.pth"))
+    assert_equal(model.state_dict(), source.state_dict())
+    assert model.mask_annealing.active == (False, False)
+    assert rest["iteration"] == 9
+    assert log[-1] == "INFO Loaded 38 of the model's 38 tensors."
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_leave_no_trace(tmp_path, prefix):
+    source, model = Segmenter(), Segmenter()
+    path = saved(tmp_path, {"model": source.state_dict(prefix=prefix)})
+    Checkpointer(model).load(path)
+    assert_equal(model.state_dict(), source.state_dict())
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+def test_timm_weights_of_a_vit_alone(tmp_path, kind, log):
+    oracle = VisionTransformer(
+        img_size=70, patch_size=14, embed_dim=16, depth=2, num_heads=2, reg_tokens=4,
+        no_embed_class=True, init_values=1.0, num_classes=10,
+    )  # fmt: skip
+    path = str(tmp_path / f"vit.{kind}")
+    (save_file if kind == "safetensors" else torch.save)(oracle.state_dict(), path)
+    model = Segmenter()
+    head = model.class_head.weight.clone()
+    Checkpointer(model).load(path)
+    fc1 = "blocks.1.mlp.fc1.weight"
+    assert_equal(
+        {fc1: model.backbone.state_dict()[fc1]}, {fc1: oracle.state_dict()[fc1]}
+    )
+    assert torch.equal(model.class_head.weight, head)
+    assert log[1:] == [
+        "INFO backbone.pos_embed: resampled from 5x5 to 4x4 patches",
+        "INFO backbone.patch_embed.proj.weight: resampled from 14 to 16 pixels",
+        "INFO Loaded 35 of the model's 38 tensors.",
+        "WARNING Not in the file, so they start anew: class_head.{bias, weight}, "
+        "mask_annealing.probs",
+        "WARNING Not in the model, so not used: backbone.head.{bias, weight}",
+    ]
+
+
+def test_a_missing_backbone_tensor_is_an_error(tmp_path):
+    weights = Segmenter().state_dict()
+    del weights["backbone.blocks.1.ls2.gamma"], weights["backbone.norm.bias"]
+    with pytest.raises(
+        UserError,
+        match="do not fit the ViT of the config: backbone.blocks.1.ls2.gamma is missing; "
+        "backbone.norm.bias is missing",
+    ):
+        Checkpointer(Segmenter()).load(saved(tmp_path, weights))
+
+
+def test_a_misshapen_backbone_tensor_is_an_error(tmp_path):
+    weights = Segmenter().state_dict()
+    weights["backbone.reg_token"] = torch.zeros(1, 2, 16)
+    with pytest.raises(UserError, match="backbone.reg_token is 1x2x16 instead of 1x4x16"):
+        Checkpointer(Segmenter()).load(saved(tmp_path, weights))
+
+
+def test_weights_of_something_else_are_an_error(tmp_path):
+    path = saved(tmp_path, nn.Linear(2, 2).state_dict())
+    with pytest.raises(UserError, match=r"backbone.cls_token is missing; .* and \d+ more\.$"):
+        Checkpointer(Segmenter()).load(path)
+
+
+def test_another_number_of_classes_starts_the_head_anew(tmp_path, log):
+    source, model = Segmenter(num_classes=5), Segmenter(num_classes=3)
+    head = model.class_head.weight.clone()
+    Checkpointer(model).load(saved(tmp_path, source.state_dict()))
+    assert torch.equal(model.class_head.weight, head)
+    assert_equal(model.backbone.state_dict(), source.backbone.state_dict())
+    assert log[-2:] == [
+        "WARNING class_head.weight starts anew: it is 5x16 in the file and 3x16 in the model.",
+        "WARNING class_head.bias starts anew: it is 5 in the file and 3 in the model.",
+    ]
+
+
+def test_another_image_size_is_resampled(tmp_path):
+    source, model = Segmenter(img_size=64), Segmenter(img_size=96)
+    # A constant position embedding stays constant.
+    nn.init.constant_(source.backbone.pos_embed, 0.5)
+    Checkpointer(model).load(saved(tmp_path, source.state_dict()))
+    assert model.backbone.pos_embed.shape == (1, 36, 16)
+    torch.testing.assert_close(model.backbone.pos_embed, torch.full((1, 36, 16), 0.5))
+
+
+def test_resuming_must_fit_entirely(tmp_path):
+    Checkpointer(Segmenter(num_classes=5), str(tmp_path)).save("model_0000001")
+    checkpointer = Checkpointer(Segmenter(num_classes=3), str(tmp_path))
+    with pytest.raises(UserError, match="resume from does not fit .* class_head.weight"):
+        checkpointer.resume_or_load("", resume=True)
+    checkpointer.resume_or_load(str(tmp_path / "model_0000001.pth"), resume=False)
+
+
+def test_no_weights_leave_the_model_alone():
+    model = Segmenter()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert Checkpointer(model).load("") == {}
+    assert_equal(model.state_dict(), before)
+
+
+def test_weights_that_do_not_exist(tmp_path):
+    with pytest.raises(UserError, match=r"The weights .*nothing.pth do not exist"):
+        Checkpointer(Segmenter()).load(str(tmp_path / "nothing.pth"))
+
+
+def test_an_interrupted_save_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(Segmenter(), str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def full_disk(content, file):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last_checkpoint",
+        "model_final.pth",
+    ]
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
+
+
+def test_detectron2_zoo_file_of_a_resnet(tmp_path):
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2"]
+    source, model = (nn.ModuleDict({"backbone": build_backbone(cfg)}) for _ in range(2))
+    # The zoo's ImageNet files name the tensors without the model's prefix.
+    arrays = {
+        name.removeprefix("backbone."): tensor.numpy()
+        for name, tensor in source.state_dict().items()
+    }
+    content = {"model": arrays, "__author__": "test", "matching_heuristics": True}
+    path = tmp_path / "R-18.pkl"
+    path.write_bytes(pickle.dumps(content))
+    Checkpointer(model).load(str(path))
+    assert_equal(model.state_dict(), source.state_dict())
