@@ -114,7 +114,10 @@ def install(args: argparse.Namespace, work_dir: Path) -> None:
     if wheels:
         installed.require_torch()
         print("Installing them and what they require ...", flush=True)
-        pip.install(wheels, replace=broken)
+        # Detectron2 imports cv2 but leaves its provider to the user; without one, this build needs
+        # no OpenGL or X11.
+        opencv = [] if installed.is_present("cv2") else ["opencv-python-headless"]
+        pip.install(wheels, replace=broken, beside=opencv)
         for module in ("detectron2", "panopticapi"):
             fault = installed.fault(module)
             if fault is not None:

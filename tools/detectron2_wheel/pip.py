@@ -109,17 +109,18 @@ def build_wheels(requirements: Sequence[str], wheel_dir: Path) -> None:
     run(arguments, f"pip could not build wheels of {', '.join(requirements)}; see its words above.")
 
 
-def install(wheels: Sequence[Path], replace: bool) -> None:
+def install(wheels: Sequence[Path], replace: bool, beside: Sequence[str] = ()) -> None:
     """Install wheels and what they require.
 
     Args:
         replace: also over an installation of the same version.
+        beside: further requirements that the wheels do not name.
     """
     files = [str(wheel) for wheel in wheels]
     failure = "pip could not install Detectron2; see its words above, then run this again."
     if replace:
         run(["install", "--force-reinstall", "--no-deps", *files], failure)
-    run(["install", *files], failure)
+    run(["install", *files, *beside], failure)
 
 
 def _only_file(directory: Path) -> Path:
