@@ -148,7 +148,7 @@ class MaskClassificationCriterion(nn.Module):
 
         losses = {}
         with torch.autocast(mask_logits.device.type, enabled=False):
-            for i, (prediction, matched) in enumerate(zip(predictions, matches)):
+            for i, (prediction, matched) in enumerate(zip(predictions, matches, strict=True)):
                 suffix = "" if i == len(predictions) - 1 else f"_{i}"
                 images, queries, segments = _flat_indices(matched, targets)
                 class_loss = self._class_loss(
@@ -189,7 +189,8 @@ def _flat_indices(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Image, query and segment of each of the N pairs; segments counted through the batch."""
     images, queries, segments, offset = [], [], [], 0
-    for b, ((image_queries, image_segments), target) in enumerate(zip(matched, targets)):
+    pairs = zip(matched, targets, strict=True)
+    for b, ((image_queries, image_segments), target) in enumerate(pairs):
         images.append(torch.full_like(image_queries, b))
         queries.append(image_queries)
         segments.append(image_segments + offset)

@@ -72,7 +72,8 @@ def resize_rows(
     if maps.shape[2] == size[1]:
         return band
     size = (rows.stop - rows.start, size[1])
-    return F.interpolate(band[None], size=size, mode="bilinear", align_corners=False)[0]
+    # Maps as the batch: without any, a batch may be empty while channels may not.
+    return F.interpolate(band[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def source_rows(source_height: int, height: int, rows: slice) -> slice:

@@ -5,6 +5,7 @@ Shapes: B images, Q queries, K classes, M ground-truth segments, P points, L pre
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
@@ -100,8 +101,7 @@ class HungarianMatcher:
         """
         device = predictions[0].mask_logits.device
         points = [
-            [torch.rand(1, self.num_points, 2, device=device) for _ in targets]
-            for _ in predictions
+            [torch.rand(1, self.num_points, 2, device=device) for _ in targets] for _ in predictions
         ]
         # Half precision underflows in the BCE term, hence no autocast.
         with torch.autocast(device.type, enabled=False):
@@ -116,7 +116,7 @@ class HungarianMatcher:
             ]
 
         pairs_by_image = _assign(costs)
-        return [list(pairs) for pairs in zip(*pairs_by_image)]
+        return [list(pairs) for pairs in zip(*pairs_by_image, strict=True)]
 
     def _image_cost(
         self,
@@ -127,7 +127,10 @@ class HungarianMatcher:
     ) -> Tensor:
         """(L, Q, M) cost of one image in all predictions."""
         sampled_logits = torch.cat(
-            [sample_points(m[None].float(), p) for m, p in zip(mask_logits, points)]
+            [
+                sample_points(logits[None].float(), image_points)
+                for logits, image_points in zip(mask_logits, points, strict=True)
+            ]
         )
         all_points = torch.cat(points, dim=1).expand(len(target.masks), -1, -1)
         sampled_masks = sample_binary_masks(target.masks, all_points)
@@ -146,15 +149,15 @@ def _assign(costs: list[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:
     """Solve B x L assignments; ``costs[b]`` is (L, Q, M_b), the result is indexed [b][l]."""
     device = costs[0].device
     on_host = torch.cat([cost.flatten() for cost in costs]).cpu()
-    matrices = [
-        matrix.numpy()
-        for cost, flat in zip(costs, on_host.split([cost.numel() for cost in costs]))
-        for matrix in flat.view(cost.shape)
+    chunks = on_host.split([cost.numel() for cost in costs])
+    solutions = [
+        torch.as_tensor(np.stack(linear_sum_assignment(matrix.numpy())))
+        for cost, chunk in zip(costs, chunks, strict=True)
+        for matrix in chunk.view(cost.shape)
     ]
-    solutions = [torch.as_tensor(linear_sum_assignment(matrix)) for matrix in matrices]
 
     lengths = [solution.shape[1] for solution in solutions]
     queries, segments = torch.cat(solutions, dim=1).to(device)
-    pairs = list(zip(queries.split(lengths), segments.split(lengths)))
+    pairs = list(zip(queries.split(lengths), segments.split(lengths), strict=True))
     num_predictions = len(costs[0])
     return [pairs[i : i + num_predictions] for i in range(0, len(pairs), num_predictions)]

@@ -52,7 +52,7 @@ def sample_binary_masks(masks: Tensor, points: Tensor, indices: Tensor | None = 
     return torch.cat(
         [
             sample_points(selected[:, None].float(), chunk_points)[:, 0]
-            for selected, chunk_points in zip(selections, points.split(chunk))
+            for selected, chunk_points in zip(selections, points.split(chunk), strict=True)
         ]
     )
 
