@@ -224,7 +224,9 @@ def _summary(names: list[str]) -> str:
     for name in sorted(names):
         module, _, leaf = name.rpartition(".")
         groups.setdefault(module, []).append(leaf)
+    texts = [
+        leaves[0] if len(leaves) == 1 else f"{{{', '.join(leaves)}}}" for leaves in groups.values()
+    ]
     return ", ".join(
-        f"{module}.{{{', '.join(leaves)}}}" if len(leaves) > 1 else f"{module}.{leaves[0]}".lstrip(".")
-        for module, leaves in groups.items()
+        f"{module}.{text}".lstrip(".") for module, text in zip(groups, texts, strict=True)
     )

@@ -1,6 +1,6 @@
 """Checks of config values that would otherwise fail late, or quietly train something else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -103,7 +103,7 @@ def _unknown_names(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} is {_get(cfg, key)!r}; it must be one of {', '.join(names)}."
 
 
-def _outside_choices(cfg: CfgNode, choices: dict[str, tuple[str, ...]]) -> Iterator[str]:
+def _outside_choices(cfg: CfgNode, choices: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
     for key, allowed in choices.items():
         if _get(cfg, key) not in allowed:
             yield f"{key} is {_get(cfg, key)!r}; it must be {_either(allowed)}."
@@ -197,7 +197,7 @@ def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
             f"for each of the {num_blocks or ''} query blocks.".replace("  ", " ")
         )
     last = 1 if node.SCHEDULE == "fractions" else cfg.SOLVER.MAX_ITER
-    for start, end in zip(node.STARTS, node.ENDS):
+    for start, end in zip(node.STARTS, node.ENDS, strict=False):
         if not 0 <= start < end <= last:
             yield (
                 f"{key} has a window from {start} to {end}; with SCHEDULE {node.SCHEDULE!r} a "

@@ -1,5 +1,7 @@
 """Hooks: mask annealing and the log of learning rates."""
 
+from collections.abc import Sequence
+
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 
@@ -43,7 +45,7 @@ class MaskAnnealingHook(HookBase):
     def __init__(
         self,
         annealing: MaskAnnealing,
-        windows: list[tuple[float, float]] | None,
+        windows: Sequence[tuple[float, float]] | None,
         power: float = 0.9,
     ):
         if windows is not None and len(windows) != annealing.num_blocks:
@@ -51,15 +53,14 @@ class MaskAnnealingHook(HookBase):
         self._annealing = annealing
         self._windows = windows
         self._power = power
-        self._probs: list[float] | None = None
+        self._probs: list[float] = []
 
     def probabilities(self, iteration: int) -> list[float]:
         """Masking probability of each query block at an iteration."""
         if self._windows is None:
             return [1.0] * self._annealing.num_blocks
         return [
-            masking_probability(iteration, start, end, self._power)
-            for start, end in self._windows
+            masking_probability(iteration, start, end, self._power) for start, end in self._windows
         ]
 
     def before_train(self) -> None:
@@ -67,9 +68,7 @@ class MaskAnnealingHook(HookBase):
 
     def after_step(self) -> None:
         for i, prob in enumerate(self._probs):
-            self.trainer.storage.put_scalar(
-                f"mask_annealing/block_{i}", prob, smoothing_hint=False
-            )
+            self.trainer.storage.put_scalar(f"mask_annealing/block_{i}", prob, smoothing_hint=False)
         self._set(self.trainer.iter + 1)
 
     def _set(self, iteration: int) -> None:
@@ -80,7 +79,7 @@ class MaskAnnealingHook(HookBase):
             self._probs = probs
 
 
-def configured_windows(cfg: CfgNode, num_blocks: int) -> list[tuple[float, float]] | None:
+def configured_windows(cfg: CfgNode, num_blocks: int) -> Sequence[tuple[float, float]] | None:
     """Annealing windows of ``MODEL.MASK_FORMER.MASK_ANNEALING`` for a number of query blocks.
 
     Returns:

@@ -50,9 +50,7 @@ class TrainStep(SimpleTrainer):
         self._autocast_dtype = PRECISIONS[precision]
         self._device_type = self._parameters[0].device.type
         # Disabled, it passes losses and gradients through unchanged.
-        self.grad_scaler = torch.amp.GradScaler(
-            self._device_type, enabled=precision == "float16"
-        )
+        self.grad_scaler = torch.amp.GradScaler(self._device_type, enabled=precision == "float16")
 
     def run_step(self) -> None:
         """One iteration.
@@ -111,9 +109,7 @@ def write_metrics(losses: dict[str, Tensor], grad_norm: Tensor, data_time: float
     values = torch.stack([*(v.detach().float() for v in losses.values()), grad_norm.float()])
     *loss_values, norm = values.tolist()
     ranks = comm.all_gather((loss_values, data_time))
-    means = {
-        name: sum(rank[0][i] for rank in ranks) / len(ranks) for i, name in enumerate(losses)
-    }
+    means = {name: sum(rank[0][i] for rank in ranks) / len(ranks) for i, name in enumerate(losses)}
     storage = get_event_storage()
     if not all(math.isfinite(mean) for mean in means.values()):
         raise FloatingPointError(f"A loss is infinite or NaN at iteration {storage.iter}: {means}.")

@@ -57,9 +57,7 @@ class Trainer(DefaultTrainer):
             precision=cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32",
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
-        )
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -92,9 +90,7 @@ class Trainer(DefaultTrainer):
                 self.start_iter,
             )
             self.scheduler.last_epoch = self.start_iter
-            for group, lr in zip(
-                self.optimizer.param_groups, self.scheduler.get_lr(), strict=True
-            ):
+            for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = lr
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,9 +18,7 @@ from eomt_d2.modeling.masked_attention import MaskAnnealing
 class Segmenter(nn.Module):
     def __init__(self, num_classes=3, img_size=64):
         super().__init__()
-        self.backbone = ViT(
-            embed_dim=16, depth=2, num_heads=2, patch_size=16, img_size=img_size
-        )
+        self.backbone = ViT(embed_dim=16, depth=2, num_heads=2, patch_size=16, img_size=img_size)
         self.class_head = nn.Linear(16, num_classes)
         self.mask_annealing = MaskAnnealing(2)
         for parameter in self.parameters():
@@ -83,9 +81,7 @@ def test_timm_weights_of_a_vit_alone(tmp_path, kind, log):
     head = model.class_head.weight.clone()
     Checkpointer(model).load(path)
     fc1 = "blocks.1.mlp.fc1.weight"
-    assert_equal(
-        {fc1: model.backbone.state_dict()[fc1]}, {fc1: oracle.state_dict()[fc1]}
-    )
+    assert_equal({fc1: model.backbone.state_dict()[fc1]}, {fc1: oracle.state_dict()[fc1]})
     assert torch.equal(model.class_head.weight, head)
     assert log[1:] == [
         "INFO backbone.pos_embed: resampled from 5x5 to 4x4 patches",

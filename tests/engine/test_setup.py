@@ -46,7 +46,7 @@ def restored_loggers():
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "eomt_d2")]
     before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before):
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
 

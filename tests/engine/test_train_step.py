@@ -116,9 +116,9 @@ def test_state_restores_momentum_and_scale():
     assert other.grad_scaler.get_scale() == 32.0
     (state,) = other.optimizer.state.values()
     assert state["step"] == 3
-    assert state["exp_avg"].tolist() == next(iter(step.optimizer.state.values()))[
-        "exp_avg"
-    ].tolist()
+    assert (
+        state["exp_avg"].tolist() == next(iter(step.optimizer.state.values()))["exp_avg"].tolist()
+    )
 
 
 def test_state_saved_without_scaling_starts_with_a_fresh_scale():

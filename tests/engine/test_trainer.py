@@ -129,7 +129,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, uninterrupted)
 
 def test_rates_and_probabilities_are_those_of_the_recipe(uninterrupted):
     _, seen = uninterrupted
-    backbone, head = zip(*seen.rates)
+    backbone, head = zip(*seen.rates, strict=True)
     # Warm-ups 2 + 2 of 12, power 0.9: (1 - (s - 2) / 10)^0.9 and (1 - (s - 4) / 8)^0.9.
     assert head == pytest.approx([0, 0.05, *(0.1 * (1 - i / 10) ** 0.9 for i in range(10))])
     assert backbone == pytest.approx([0, 0, 0, 0.05, *(0.1 * (1 - i / 8) ** 0.9 for i in range(8))])
@@ -207,7 +207,7 @@ def test_logs_hold_rates_and_probabilities(uninterrupted):
 
 @contextmanager
 def warnings_of_the_trainer():
-    """Its log lines, caught at the source: whoever set up logging may have cut the way to caplog."""
+    """Its log lines, caught at the source, because set-up cuts the way from there to caplog."""
     lines = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: lines.append(record.getMessage())

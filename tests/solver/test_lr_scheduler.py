@@ -70,14 +70,12 @@ def test_scheduler_sets_each_group_by_its_role():
         seen.append(rates(optimizer))
         optimizer.step()
         schedule.step()
-    head, backbone = zip(*seen)
+    head, backbone = zip(*seen, strict=True)
     assert head == pytest.approx(
         [0, 0.5e-2, 1e-2, 1e-2 * 17 / 18, 1e-2 * 16 / 18, 1e-2 * 15 / 18, 1e-2 * 14 / 18,
          1e-2 * 13 / 18]
     )  # fmt: skip
-    assert backbone == pytest.approx(
-        [0, 0, 0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3 * 13 / 14]
-    )
+    assert backbone == pytest.approx([0, 0, 0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3 * 13 / 14])
 
 
 def test_saved_schedule_continues_where_it_was():
