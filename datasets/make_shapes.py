@@ -12,16 +12,13 @@ from eomt_d2.errors import exit_on_user_error
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--output", type=Path, default=default_root() / "shapes", help="folder to make"
-    )
-    parser.add_argument("--train", type=int, default=2000, help="training images")
-    parser.add_argument("--val", type=int, default=128, help="validation images")
-    parser.add_argument("--size", type=int, default=128, help="side of the images in pixels")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(description=__doc__)
+    output = default_root() / "shapes"
+    parser.add_argument("--output", type=Path, default=output, help="folder (%(default)s)")
+    parser.add_argument("--train", type=int, default=2000, help="training images (%(default)s)")
+    parser.add_argument("--val", type=int, default=128, help="validation images (%(default)s)")
+    parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="other pictures (%(default)s)")
     parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
     parser.add_argument(
         "--preview", type=Path, help="also write a contact sheet of val to this PNG"

@@ -108,8 +108,9 @@ def load_coco_panoptic(
             that the file does not have.
     """
     content = _read_json(json_file)
-    for folder in filter(None, (image_root, panoptic_root, sem_seg_root)):
-        _check_folder(folder, json_file)
+    for folder in (image_root, panoptic_root, sem_seg_root):
+        if folder is not None:
+            _check_folder(folder, json_file)
     things = metadata["thing_dataset_id_to_contiguous_id"]
     contiguous = {**metadata["stuff_dataset_id_to_contiguous_id"], **things}
     images = {image["id"]: image for image in content["images"]}
@@ -142,7 +143,7 @@ def load_coco_panoptic(
             "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]),
             "segments_info": segments,
         }
-        if sem_seg_root:
+        if sem_seg_root is not None:
             record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
         dataset.append(record)
     return _checked_files(dataset, json_file)
@@ -162,7 +163,9 @@ def load_coco_instances(
         UserError: a file or folder is missing, or an annotation has an unknown category.
     """
     if not Path(json_file).is_file():
-        raise UserError(f"The annotation file '{json_file}' does not exist.")
+        raise UserError(
+            f"The annotation file '{json_file}' does not exist; see datasets/README.md."
+        )
     _check_folder(image_root, json_file)
     contiguous = metadata["thing_dataset_id_to_contiguous_id"]
     dataset = load_coco_json(str(json_file), str(image_root))
@@ -196,7 +199,8 @@ def _read_json(json_file: str | os.PathLike[str]) -> Any:
             return json.load(file)
     except OSError as error:
         raise UserError(
-            f"The annotation file '{json_file}' cannot be read: {error.strerror}."
+            f"The annotation file '{json_file}' cannot be read ({error.strerror}); see "
+            "datasets/README.md."
         ) from error
     except ValueError as error:
         raise UserError(f"The annotation file '{json_file}' is not JSON: {error}.") from error
@@ -204,7 +208,10 @@ def _read_json(json_file: str | os.PathLike[str]) -> Any:
 
 def _check_folder(folder: str | os.PathLike[str], json_file: str | os.PathLike[str]) -> None:
     if not Path(folder).is_dir():
-        raise UserError(f"The folder '{folder}' that belongs to '{json_file}' does not exist.")
+        raise UserError(
+            f"The folder '{folder}', which belongs to '{json_file}', does not exist; see "
+            "datasets/README.md."
+        )
 
 
 def _checked_files(

@@ -158,5 +158,5 @@ def test_coco_with_semantic_truth_differs_from_detectron2s_in_nothing_else(regis
 
 def test_missing_data_are_named_when_loaded(catalogs, tmp_path):
     register_builtin(tmp_path)
-    with pytest.raises(ValueError, match="panoptic_train.json' cannot be read: No such file"):
+    with pytest.raises(ValueError, match="panoptic_train.json' cannot be read .No such file"):
         DatasetCatalog.get("shapes_train_panoptic")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,7 +22,8 @@ assert "ade20k_panoptic_val" in DatasetCatalog.list()
 
 
 def test_importing_registers_nothing_so_others_can_register_later():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", IMPORT_OURS_THEN_THEIRS], check=True)
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT_OURS_THEN_THEIRS]
+    subprocess.run(command, check=True, cwd=Path(__file__).parents[3])
 
 
 @pytest.mark.parametrize("value", ["/somewhere/else", None])
