@@ -124,15 +124,16 @@ ensure_pip() {
 
 install_torch() {
     "$VENV_PYTHON" -W ignore -c 'import torch, torchvision' 2> /dev/null && return
-    "$VENV_PYTHON" -m pip install torch torchvision
+    # Byte code is left to the first import: most of these thousands of files are never imported.
+    "$VENV_PYTHON" -m pip install --no-compile torch torchvision
     "$VENV_PYTHON" -W ignore -c 'import torch, torchvision' && return
-    "$VENV_PYTHON" -m pip install --force-reinstall torch torchvision
+    "$VENV_PYTHON" -m pip install --no-compile --force-reinstall torch torchvision
 }
 
 install_package() {
     local target="$REPOSITORY${1:+[$1]}"
     # Leaves out pip's list of what is there already, and setuptools' remark on editable installs.
-    "$VENV_PYTHON" -m pip install --editable "$target" 2>&1 | awk '
+    "$VENV_PYTHON" -m pip install --no-compile --editable "$target" 2>&1 | awk '
         /^Requirement already satisfied/ { next }
         /BuildBackendWarning/ { skip = 11 }
         skip > 0 { skip--; next }
