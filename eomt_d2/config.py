@@ -114,6 +114,7 @@ def _add_vit(cfg: CN) -> None:
     node.MLP_RATIO = 0.0
     node.FFN = ""  # "mlp" (GELU) or "swiglu"
     node.NUM_REGISTERS = -1  # -1 means the preset's
+    node.POSITION = ""  # "learned" or "rotary"
     node.LAYER_SCALE_INIT = -1.0  # 0 means no LayerScale; -1 means the preset's
     node.DROP_PATH_RATE = 0.0
     # Recompute each block's activations in the backward pass instead of keeping them.

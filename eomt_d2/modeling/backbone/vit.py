@@ -126,6 +126,7 @@ class ViT(Backbone):
             "num_heads": vit.NUM_HEADS or None,
             "mlp_ratio": vit.MLP_RATIO or None,
             "ffn": vit.FFN or None,
+            "position": vit.POSITION or None,
             "num_registers": vit.NUM_REGISTERS if vit.NUM_REGISTERS >= 0 else None,
             "layer_scale_init": vit.LAYER_SCALE_INIT if vit.LAYER_SCALE_INIT >= 0 else None,
         }
