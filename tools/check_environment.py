@@ -1,10 +1,14 @@
 #!/usr/bin/env python
-"""Exit with 0 if everything that eomt_d2 needs at run time can be imported, else name what not.
+"""Exit with 0 if everything that eomt_d2 needs can be imported, else name what cannot.
+
+    python tools/check_environment.py          what training and evaluation need
+    python tools/check_environment.py dev      also what the tests need (looked for, not imported)
 
 Used by tools/setup_env.sh; takes a few seconds.
 """
 
 import importlib
+import importlib.util
 import sys
 
 MODULES = (
@@ -22,17 +26,22 @@ MODULES = (
     "detectron2.evaluation",
     "eomt_d2",
 )
+DEV_MODULES = ("pytest", "hypothesis", "timm", "transformers", "onnx", "onnxruntime", "onnxscript")
 
 
-def main() -> int:
+def main(extras: str) -> int:
     for module in MODULES:
         try:
             importlib.import_module(module)
         except Exception as error:  # a broken package may raise anything while it is imported
             print(f"check_environment.py: cannot import {module}: {error}", file=sys.stderr)
             return 1
+    for module in DEV_MODULES if extras == "dev" else ():
+        if importlib.util.find_spec(module) is None:
+            print(f"check_environment.py: there is no {module}", file=sys.stderr)
+            return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("".join(sys.argv[1:])))

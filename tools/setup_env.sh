@@ -36,7 +36,7 @@ setup_environment() {
     else
         step "[1/4] Virtual environment $VENV"
         make_virtual_environment
-        repair_packages
+        repair_packages "$extras"
         ensure_pip
         touch -- "$UNFINISHED"
         step "[2/4] PyTorch (the first time this downloads several gigabytes)"
@@ -45,7 +45,7 @@ setup_environment() {
         "$VENV_PYTHON" tools/install_detectron2.py
         step "[4/4] eomt_d2 and its requirements"
         install_package "$extras"
-        "$VENV_PYTHON" -W ignore tools/check_environment.py
+        "$VENV_PYTHON" -W ignore tools/check_environment.py "$extras"
         stamp "$extras" > "$(stamp_file "$extras")"
         rm -f -- "$UNFINISHED"
     fi
@@ -83,7 +83,7 @@ stamp_file() {
 environment_is_complete() {
     [ ! -e "$UNFINISHED" ] || return 1
     [ "$(cat -- "$(stamp_file "$1")" 2> /dev/null)" = "$(stamp "$1")" ] || return 1
-    "$VENV_PYTHON" -W ignore tools/check_environment.py 2> /dev/null
+    "$VENV_PYTHON" -W ignore tools/check_environment.py "$1" 2> /dev/null
 }
 
 make_virtual_environment() {
@@ -107,8 +107,8 @@ make_virtual_environment() {
 # pip believes a package to be installed as soon as its metadata is there, so packages that an
 # interrupted pip left half-written have to be found by their files.
 repair_packages() {
-    if [ -e "$UNFINISHED" ] || ! "$VENV_PYTHON" -W ignore tools/check_environment.py 2> /dev/null
-    then
+    if [ -e "$UNFINISHED" ] \
+        || ! "$VENV_PYTHON" -W ignore tools/check_environment.py "$1" 2> /dev/null; then
         "$VENV_PYTHON" tools/remove_broken_packages.py
     fi
 }
