@@ -1,11 +1,13 @@
 """The two-stage warm-up with polynomial decay of EoMT's recipes."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import detectron2.solver
 import torch
 from detectron2.config import CfgNode
+from torch import Tensor
 
 from eomt_d2.errors import UserError
 
@@ -77,12 +79,13 @@ class TwoStageWarmupPolyLR(torch.optim.lr_scheduler._LRScheduler):
                 f"max_iter ({max_iter}) must exceed the two warm-ups together "
                 f"({warmup_head} + {warmup_backbone})."
             )
-        self._shape = {
-            "warmup_head": warmup_head,
-            "warmup_backbone": warmup_backbone,
-            "max_iter": max_iter,
-            "power": power,
-        }
+        self._factor = partial(
+            two_stage_poly_factor,
+            warmup_head=warmup_head,
+            warmup_backbone=warmup_backbone,
+            max_iter=max_iter,
+            power=power,
+        )
         super().__init__(optimizer, last_epoch=last_iter)
 
     def step(self, epoch: int | None = None) -> None:
@@ -92,10 +95,10 @@ class TwoStageWarmupPolyLR(torch.optim.lr_scheduler._LRScheduler):
             warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
             super().step(epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """The learning rate of each group at the current step."""
         return [
-            base_lr * two_stage_poly_factor(self.last_epoch, group["role"], **self._shape)
+            base_lr * self._factor(self.last_epoch, group["role"])
             for base_lr, group in zip(self.base_lrs, self.optimizer.param_groups, strict=True)
         ]
 

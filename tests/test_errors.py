@@ -1,0 +1,15 @@
+import pytest
+
+from eomt_d2.errors import UserError, exit_on_user_error
+
+
+def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as caught, exit_on_user_error():
+        raise UserError("INPUT.FORMAT is 'HSV'; it must be RGB or BGR.")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: INPUT.FORMAT is 'HSV'; it must be RGB or BGR.\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(ValueError, match="ours"), exit_on_user_error():
+        raise ValueError("ours")
