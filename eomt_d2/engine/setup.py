@@ -28,8 +28,8 @@ def set_up(args: argparse.Namespace) -> CfgNode:
     """Prepare this process: config, data sets, loggers, seeds, OUTPUT_DIR with its config.yaml.
 
     Args:
-        args: ``config_file``, ``opts`` and, where there is training, ``eval_only``, as
-            :func:`detectron2.engine.default_argument_parser` makes them.
+        args: ``config_file``, ``opts`` and, where there is training, ``eval_only``, ``num_gpus``
+            and ``num_machines``, as :func:`detectron2.engine.default_argument_parser` makes them.
 
     Returns:
         The frozen config.
@@ -69,7 +69,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     validate_config(cfg)
     register_datasets(cfg)
     _check_datasets(cfg, training=not getattr(args, "eval_only", True))
-    _check_machine(cfg)
+    # Before Detectron2 has started its processes, only the arguments know how many there will be.
+    asked_for = getattr(args, "num_gpus", 1) * getattr(args, "num_machines", 1)
+    _check_machine(cfg, max(comm.get_world_size(), asked_for))
     return cfg
 
 
@@ -126,13 +128,12 @@ def _check_datasets(cfg: CfgNode, training: bool) -> None:
                 )
 
 
-def _check_machine(cfg: CfgNode) -> None:
+def _check_machine(cfg: CfgNode, world_size: int) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but PyTorch finds no GPU here; add "
             f"MODEL.DEVICE cpu to the command."
         )
-    world_size = comm.get_world_size()
     if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be spread evenly "

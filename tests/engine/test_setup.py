@@ -119,6 +119,13 @@ def test_evaluation_needs_no_training_data(config_file):
     assert cfg.DATASETS.TRAIN == ()
 
 
+def test_a_batch_must_spread_over_the_processes(config_file):
+    args = arguments(config_file, "SOLVER.IMS_PER_BATCH", "6")
+    args.num_gpus, args.num_machines = 2, 2
+    with pytest.raises(UserError, match="IMS_PER_BATCH is 6, which cannot .* over 4 processes"):
+        load_config(args)
+
+
 def test_no_gpu_gives_the_override_to_add(config_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="finds no GPU here; add MODEL.DEVICE cpu"):

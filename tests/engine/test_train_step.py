@@ -72,10 +72,11 @@ def test_mixed_precision_clips_the_true_gradient(precision, fused):
     assert scalars["grad_norm"] == pytest.approx(5.0, rel=1e-3)
 
 
-def test_an_overflow_skips_the_update_and_lowers_the_scale():
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_overflow_skips_the_update_and_lowers_the_scale(fused):
     # 7e37 is finite, 7e37 * 128 is not.
     model = Plane(factor=1e37)
-    step = make_step(model, precision="float16")
+    step = make_step(model, precision="float16", fused=fused)
     scalars = run(step)
     assert model.weight.tolist() == [1.0, 1.0]
     assert step.grad_scaler.get_scale() == 64.0
