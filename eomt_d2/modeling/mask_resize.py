@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MaskGeometry", "row_bands", "resize_rows", "resize_mask_logits", "mask_logit_bands"]
+from .chunking import chunk_numel
 
-# Numbers in a band: 64 MB of float32, several of which are alive while a band is worked on.
-_BAND_NUMEL = 2**24
+__all__ = ["MaskGeometry", "row_bands", "resize_rows", "resize_mask_logits", "mask_logit_bands"]
 
 
 class MaskGeometry(NamedTuple):
@@ -32,7 +31,7 @@ class MaskGeometry(NamedTuple):
     output_size: tuple[int, int]
 
 
-def row_bands(height: int, numel_per_row: float, max_numel: int = _BAND_NUMEL) -> list[slice]:
+def row_bands(height: int, numel_per_row: float, max_numel: int) -> list[slice]:
     """Split ``height`` rows into bands of at most ``max_numel`` numbers and at least one row."""
     rows = max(1, int(max_numel / max(1, numel_per_row)))
     return [slice(start, min(start + rows, height)) for start in range(0, height, rows)]
@@ -98,14 +97,14 @@ def resize_mask_logits(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
 
 
 def mask_logit_bands(
-    mask_logits: Tensor, geometry: MaskGeometry, max_numel: int = _BAND_NUMEL
+    mask_logits: Tensor, geometry: MaskGeometry, max_numel: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """The result of :func:`resize_mask_logits` in bands from top to bottom.
 
     Args:
         mask_logits: (Q, h, w) float.
         geometry: see :class:`MaskGeometry`.
-        max_numel: numbers per band. A band has at least one row.
+        max_numel: numbers per band, default :func:`chunk_numel`. A band has at least one row.
 
     Yields:
         The rows, and their logits (Q, rows, width) float32.
@@ -115,6 +114,8 @@ def mask_logit_bands(
     input_numel_per_row = geometry.input_size[1] * geometry.image_size[0] / height
     numel_per_row = len(mask_logits) * max(width, input_numel_per_row)
     mask_logits = _finite(mask_logits)
+    if max_numel is None:
+        max_numel = chunk_numel(mask_logits.device)
     for rows in row_bands(height, numel_per_row, max_numel):
         yield rows, _resize_band(mask_logits, geometry, rows)
 

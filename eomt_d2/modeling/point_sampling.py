@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .chunking import chunk_numel
+
 __all__ = ["sample_points", "sample_binary_masks", "uncertain_points"]
 
 
@@ -42,9 +44,7 @@ def sample_binary_masks(masks: Tensor, points: Tensor, indices: Tensor | None = 
     Returns:
         (N, P) float32.
     """
-    # What fits a CPU's cache; on other devices more, because each chunk costs kernel launches.
-    numel = 2**20 if masks.device.type == "cpu" else 2**24
-    chunk = max(1, numel // (masks.shape[-2] * masks.shape[-1]))
+    chunk = max(1, chunk_numel(masks.device) // (masks.shape[-2] * masks.shape[-1]))
     if indices is not None:
         selections = (masks[chunk_indices] for chunk_indices in indices.split(chunk))
     else:

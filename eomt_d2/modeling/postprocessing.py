@@ -10,6 +10,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 from torch import Tensor
 
+from .chunking import chunk_numel
 from .mask_resize import MaskGeometry, mask_logit_bands, resize_rows, row_bands
 
 __all__ = [
@@ -196,7 +197,8 @@ def semantic_labels(scores: Tensor, output_size: tuple[int, int]) -> Tensor:
         (height, width) int64, equal to ``semantic_inference(...).argmax(0)``.
     """
     labels = torch.empty(output_size, dtype=torch.int64, device=scores.device)
-    for rows in row_bands(output_size[0], len(scores) * output_size[1]):
+    numel_per_row = len(scores) * output_size[1]
+    for rows in row_bands(output_size[0], numel_per_row, chunk_numel(scores.device)):
         labels[rows] = resize_rows(scores, output_size, rows).argmax(0)
     return labels
 

@@ -310,8 +310,7 @@ class TestSemantic:
         scores = torch.rand(5, 9, 11)
         expected = semantic_inference(scores, (33, 20)).argmax(0)
         assert torch.equal(semantic_labels(scores, (33, 20)), expected)
-        small_bands = partial(postprocessing.row_bands, max_numel=300)
-        monkeypatch.setattr(postprocessing, "row_bands", small_bands)
+        monkeypatch.setattr(postprocessing, "chunk_numel", lambda device: 300)
         labels = semantic_labels(scores, (33, 20))
         assert labels.dtype == torch.int64
         assert torch.equal(labels, expected)
