@@ -30,6 +30,8 @@ setup_environment() {
     local extras="$1"
     cd -- "$REPOSITORY"
     trap 'report_interruption $?' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
     wait_for_other_setups
     if environment_is_complete "$extras"; then
         echo "The virtual environment $VENV is complete."
@@ -49,7 +51,7 @@ setup_environment() {
         stamp "$extras" > "$(stamp_file "$extras")"
         rm -f -- "$UNFINISHED"
     fi
-    trap - EXIT
+    trap - EXIT INT TERM
     if [ -n "${LOCK:-}" ]; then exec 9>&-; fi
 }
 
