@@ -1,5 +1,6 @@
 """What all tests share: the folder of real images, the CUDA marker, fixed seeds, two threads."""
 
+import logging
 import os
 import random
 from pathlib import Path
@@ -47,3 +48,14 @@ def test_data() -> Path:
             pytest.fail(reason)
         pytest.skip(reason)
     return folder
+
+
+@pytest.fixture
+def restored_loggers():
+    """For tests that set up a whole run, which redirects the loggers of the process."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "eomt_d2")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)

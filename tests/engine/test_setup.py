@@ -41,16 +41,6 @@ def test_file_and_overrides(config_file):
     assert cfg.is_frozen()
 
 
-@pytest.fixture
-def restored_loggers():
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "eomt_d2")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
-    yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers, logger.propagate = handlers, propagate
-        logger.setLevel(level)
-
-
 def test_set_up_writes_the_config_it_runs_with(config_file, tmp_path, restored_loggers):
     output = tmp_path / "output"
     cfg = set_up(arguments(config_file, "OUTPUT_DIR", str(output), "SEED", "7"))

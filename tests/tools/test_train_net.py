@@ -32,8 +32,20 @@ MODEL:
   SEM_SEG_HEAD: {NUM_CLASSES: 8}
 INPUT: {IMAGE_SIZE: 64, MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 64}
 DATASETS:
-  TRAIN: ("shapes_train_panoptic",)
-  TEST: ("shapes_val_panoptic",)
+  TRAIN: ("train_net_train",)
+  TEST: ("train_net_val",)
+  REGISTER:
+  - NAME: train_net_train
+    TYPE: coco_panoptic
+    IMAGE_ROOT: {root}/train
+    PANOPTIC_ROOT: {root}/panoptic_train
+    PANOPTIC_JSON: {root}/annotations/panoptic_train.json
+  - NAME: train_net_val
+    TYPE: coco_panoptic
+    IMAGE_ROOT: {root}/val
+    PANOPTIC_ROOT: {root}/panoptic_val
+    PANOPTIC_JSON: {root}/annotations/panoptic_val.json
+    SEM_SEG_ROOT: {root}/semantic_val
 SOLVER:
   IMS_PER_BATCH: 2
   BASE_LR: 0.001
@@ -47,32 +59,28 @@ SEED: 3
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    datasets = tmp_path_factory.mktemp("datasets")
-    make_shapes(datasets / "shapes", num_train=4, num_val=3, num_workers=1)
-    return {
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    root = make_shapes(folder / "shapes", num_train=4, num_val=3, num_workers=1)
+    path = folder / "tiny.yaml"
+    path.write_text(CONFIG.replace("{root}", str(root)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config_file):
+    """Run the command line in a process of its own."""
+
+    environment = {
         **os.environ,
-        "DETECTRON2_DATASETS": str(datasets),
         "PYTHONPATH": str(REPOSITORY),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
 
-
-@pytest.fixture(scope="module")
-def config_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(environment, config_file):
-    """Run the command line in a process of its own."""
-
-    def call(*arguments, launcher=(), file=config_file):
+    def call(*arguments, launcher=()):
         return subprocess.run(
-            [sys.executable, *launcher, SCRIPT, "--config-file", file, *arguments],
+            [sys.executable, *launcher, SCRIPT, "--config-file", config_file, *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -126,9 +134,8 @@ def test_training_logs_saves_and_evaluates(trained):
 
 
 @pytest.fixture
-def main(environment, config_file, monkeypatch):
+def main(config_file, restored_loggers):
     """The work of one process, in this one."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", environment["DETECTRON2_DATASETS"])
     spec = importlib.util.spec_from_file_location("train_net", SCRIPT)
     train_net = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(train_net)
