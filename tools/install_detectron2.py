@@ -141,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstallError as error:
         print(f"install_detectron2.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("install_detectron2.py: interrupted; run it again.", file=sys.stderr)
+        return 130
     return 0
 
 
