@@ -147,19 +147,18 @@ class MaskClassificationCriterion(nn.Module):
         matches = self.matcher.match(predictions, targets)
 
         losses = {}
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            for i, (prediction, matched) in enumerate(zip(predictions, matches, strict=True)):
-                suffix = "" if i == len(predictions) - 1 else f"_{i}"
-                images, queries, segments = _flat_indices(matched, targets)
-                class_loss = self._class_loss(
-                    prediction.class_logits.float(), images, queries, labels[segments]
-                )
-                mask_loss, dice = self._mask_losses(
-                    prediction.mask_logits[images, queries].float(), masks, segments
-                )
-                losses[f"loss_ce{suffix}"] = self.class_weight * class_loss / class_weight_sum
-                losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss / num_masks
-                losses[f"loss_dice{suffix}"] = self.dice_weight * dice / num_masks
+        for i, (prediction, matched) in enumerate(zip(predictions, matches, strict=True)):
+            suffix = "" if i == len(predictions) - 1 else f"_{i}"
+            images, queries, segments = _flat_indices(matched, targets)
+            class_loss = self._class_loss(
+                prediction.class_logits.float(), images, queries, labels[segments]
+            )
+            mask_loss, dice = self._mask_losses(
+                prediction.mask_logits[images, queries].float(), masks, segments
+            )
+            losses[f"loss_ce{suffix}"] = self.class_weight * class_loss / class_weight_sum
+            losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss / num_masks
+            losses[f"loss_dice{suffix}"] = self.dice_weight * dice / num_masks
         return losses
 
     def _class_loss(

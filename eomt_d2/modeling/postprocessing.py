@@ -82,7 +82,7 @@ def panoptic_inference(
         if num_both == 0 or num_won / num_own < overlap_threshold:
             continue
         label, is_thing = labels[query], labels[query] in thing_ids
-        segment = None if is_thing else segment_of_stuff.get(label)
+        segment = segment_of_stuff.get(label)
         if segment is None:
             segment = dict(id=len(segments) + 1, category_id=label, isthing=is_thing, area=0)
             segments.append(segment)

@@ -340,6 +340,13 @@ class TestPostProcessing:
         assert results["sem_seg"].shape == (2, 6, 9)
         assert results["sem_seg"].argmax(0)[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
+    def test_semantic_scores_lose_the_padding(self):
+        # Only the lower half of the input, which is padding, belongs to the mask.
+        masks = torch.tensor([[[-99.0], [99.0]]])
+        geometry = MaskGeometry((2, 1), (1, 1), (3, 1))
+        results = PostProcessing(semantic_on=True)(classes((1.0, 0.0)), masks, geometry)
+        assert results["sem_seg"].flatten().tolist() == [0.0, 0.0, 0.0]
+
     def test_labels_instead_of_scores(self):
         results = PostProcessing(semantic_on=True, semantic_output="labels")(
             *self.LOGITS, self.GEOMETRY
