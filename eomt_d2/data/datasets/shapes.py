@@ -43,7 +43,7 @@ SHAPES_CATEGORIES: list[dict[str, Any]] = [
 _SPLITS = ("train", "val")
 _STAMP = "shapes.json"
 # Raised whenever the same seed would give other files than before.
-_VERSION = 1
+_VERSION = 2
 
 
 def make_shapes(

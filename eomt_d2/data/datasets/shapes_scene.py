@@ -1,7 +1,8 @@
 """One scene of the synthetic shapes data set: flat things that occlude each other on textures.
 
-Things are told apart by shape and stuff by texture. Colours, sizes, positions and orientations
-are drawn from the same distributions for every class, so only form says what is what.
+Things are bright and plain, stuff is dark and textured, so a network finds things early and is left
+with the question of what they are. That only form can tell: colours, sizes, positions and
+orientations of all things come from the same distributions, and so do those of all textures.
 
 Bit-identical everywhere: only additions, products, divisions and square roots touch an array,
 and these round alike on every IEEE machine; sines and cosines are rounded to nine digits.
@@ -37,6 +38,9 @@ MIN_OCCLUSION = 0.05
 _MIN_THINGS, _MAX_THINGS = 2, 8
 _MIN_STUFF_AREA = 0.05
 _MAX_ROTATION = math.radians(20)
+# Brightness of the three channels: of things, of a texture's darker colour, and of the other one
+# above that.
+_THING_COLOURS, _DARK_COLOURS, _CONTRAST = (110, 256), (0, 80), (40, 90)
 _RING_HOLE = 0.5  # inner radius / outer radius
 _STAR_NOTCH = 0.5  # radius of the inner corners / radius of the tips
 
@@ -95,7 +99,7 @@ def _try_scene(rng: np.random.Generator, size: int) -> Scene | None:
     num_stuff = len(classes)
     things = _place_things(rng, x, y, size)
     for thing in things:
-        colour = _contrasting_colour(rng, colours, candidates=16)
+        colour = _contrasting_colour(rng, colours)
         colours.append(colour)
         shaded = _shade(rng, colour, thing, x, y)
         alpha = np.clip(0.5 - thing.distance, 0.0, 1.0)[..., None]
@@ -269,12 +273,14 @@ def _texture(
     colours: list[np.ndarray],
 ) -> np.ndarray:
     """(size, size, 3) two-coloured texture; its colours are appended to ``colours``."""
-    first = rng.integers(0, 256, 3).astype(np.float64)
-    second = _contrasting_colour(rng, [first], candidates=3)
+    first = rng.integers(*_DARK_COLOURS, 3).astype(np.float64)
+    second = first + rng.integers(*_CONTRAST, 3)
+    if rng.random() < 0.5:
+        first, second = second, first
     colours += [first, second]
 
-    period = _uniform(rng, 8, 13) * size / 128
-    c, s = _direction(_uniform(rng, 0, 2 * math.pi))
+    period = _uniform(rng, 7, 11) * size / 128
+    c, s = _direction(_uniform(rng, -_MAX_ROTATION, _MAX_ROTATION))
     u = (x * c + y * s) / period + rng.random()
     v = (y * c - x * s) / period + rng.random()
     # Distance from the middle of the lattice cell, in periods.
@@ -293,11 +299,9 @@ def _texture(
 # --- draws ----------------------------------------------------------------------------------
 
 
-def _contrasting_colour(
-    rng: np.random.Generator, others: list[np.ndarray], candidates: int
-) -> np.ndarray:
-    """(3,) the one of several random colours that is farthest from all others."""
-    drawn = rng.integers(0, 256, (candidates, 3)).astype(np.float64)
+def _contrasting_colour(rng: np.random.Generator, others: list[np.ndarray]) -> np.ndarray:
+    """(3,) the one of several random bright colours that is farthest from all others."""
+    drawn = rng.integers(*_THING_COLOURS, (16, 3)).astype(np.float64)
     gaps = drawn[:, None] - np.stack(others)[None]
     return drawn[int((gaps * gaps).sum(axis=2).min(axis=1).argmax())]
 
