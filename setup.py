@@ -20,6 +20,8 @@ REQUIREMENTS = [
     "iopath>=0.1.9",
     "pycocotools>=2.0.8",
     "cityscapesscripts>=2.2.3",
+    # Detectron2's loader of Cityscapes instances needs it.
+    "shapely>=2.0",
     "tensorboard>=2.12",
     "matplotlib>=3.7",
     "PyYAML>=6.0",
@@ -27,11 +29,8 @@ REQUIREMENTS = [
     "tqdm>=4.60",
 ]
 
-EXPORT = ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"]
-
 EXTRAS = {
-    "export": EXPORT,
-    "hub": ["huggingface_hub>=0.23"],
+    "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "dev": [
         "pytest>=7.4",
         "hypothesis>=6.80",
@@ -40,7 +39,6 @@ EXTRAS = {
         # Independent implementations that tests compare with.
         "timm>=1.0",
         "transformers>=4.54",
-        *EXPORT,
     ],
 }
 

@@ -21,10 +21,12 @@ def main() -> None:
     try:
         content = json.loads(args.json.read_text())
         kept = subset(content, args.images)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{args.json} is no COCO annotation file that can be read: {error}.")
+        raise UserError(
+            f"{args.json} is no COCO annotation file that can be read: {error}."
+        ) from error
     args.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.output.with_suffix(".tmp")
     temporary.write_text(json.dumps(kept))

@@ -61,6 +61,9 @@ def _add_mask_former(cfg: CN) -> None:
     node.MASK_WEIGHT = 5.0
     node.DICE_WEIGHT = 5.0
     node.NO_OBJECT_WEIGHT = 0.1
+    # Weight of the class term in the matching cost; 0 means CLASS_WEIGHT, as published. The mask
+    # terms weigh the same in both.
+    node.COST_CLASS_WEIGHT = 0.0
     # Points per mask at which mask losses and matching costs are computed.
     node.TRAIN_NUM_POINTS = 12544
     node.OVERSAMPLE_RATIO = 3.0

@@ -73,14 +73,16 @@ class MaskClassificationModel(nn.Module):
         """Constructor arguments that do not depend on the network."""
         node, num_classes = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         weights = dict(
-            class_weight=node.CLASS_WEIGHT,
             mask_weight=node.MASK_WEIGHT,
             dice_weight=node.DICE_WEIGHT,
             num_points=node.TRAIN_NUM_POINTS,
         )
         criterion = MaskClassificationCriterion(
             num_classes=num_classes,
-            matcher=HungarianMatcher(**weights),
+            matcher=HungarianMatcher(
+                class_weight=node.COST_CLASS_WEIGHT or node.CLASS_WEIGHT, **weights
+            ),
+            class_weight=node.CLASS_WEIGHT,
             no_object_weight=node.NO_OBJECT_WEIGHT,
             oversample_ratio=node.OVERSAMPLE_RATIO,
             importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
@@ -151,10 +153,10 @@ class MaskClassificationModel(nn.Module):
         images = [x["image"].to(self.device) for x in batched_inputs]
         sizes = [
             (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
-            for x, image in zip(batched_inputs, images)
+            for x, image in zip(batched_inputs, images, strict=True)
         ]
         if self.test_mode == "window":
-            return [self._slide(image, size) for image, size in zip(images, sizes)]
+            return [self._slide(image, size) for image, size in zip(images, sizes, strict=True)]
         return self._infer(images, sizes)
 
     def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
@@ -181,7 +183,7 @@ class MaskClassificationModel(nn.Module):
             mask_logits, class_logits = self.predict(
                 self._stack([images[i] for i in members], padded)
             )[-1]
-            for i, masks, classes in zip(members, mask_logits, class_logits):
+            for i, masks, classes in zip(members, mask_logits, class_logits, strict=True):
                 geometry = MaskGeometry(padded, tuple(images[i].shape[-2:]), sizes[i])
                 results[i] = self.postprocessing(classes, masks, geometry)
         return results
@@ -195,7 +197,7 @@ class MaskClassificationModel(nn.Module):
         # A generator: the scores of one window at a time.
         windows = (
             semantic_scores(masks, classes, (side, side))
-            for masks, classes in zip(prediction.mask_logits, prediction.class_logits)
+            for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True)
         )
         scores = merge_windows(windows, positions, image_size)
         return self.postprocessing.semantic(scores, output_size)

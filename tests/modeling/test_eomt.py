@@ -42,7 +42,7 @@ def perturb(model, seed=3):
     """Random weights everywhere: fresh LayerScale and zero biases would hide broken blocks."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
+        for _name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise * (0.3 if parameter.dim() == 1 else 0.08))
     return model
@@ -110,7 +110,7 @@ def pair():
 
 
 def oracle_predictions(oracle, images, **kwargs):
-    """Everything the oracle predicts on the way: (masks, classes) per prediction, and its output."""
+    """All (masks, classes) that the oracle predicts on the way, and its output."""
     predictions = []
     predict = oracle.predict
     with mock.patch.object(
@@ -128,7 +128,7 @@ def test_every_masked_prediction_equals_transformers(pair, training):
         expected, _ = oracle_predictions(oracle, images)
         actual = model.predict(images, all_predictions=training)
     assert len(expected) == len(actual) == BLOCKS + 1
-    for (masks, classes), prediction in zip(expected, actual):
+    for (masks, classes), prediction in zip(expected, actual, strict=True):
         assert masks.std() > 0.1 and classes.std() > 0.1
         assert 0.01 < (masks > 0).float().mean() < 0.99, "masks must mask, but not everything"
         torch.testing.assert_close(prediction.mask_logits, masks, atol=2e-4, rtol=1e-4)
@@ -186,7 +186,7 @@ def test_total_loss_and_gradients_equal_transformers(pair):
     mask_labels, class_labels = [masks[:3], masks[3:]], [labels[:3], labels[3:]]
     with uniform_numbers_by_shape(5):
         expected = oracle(images, mask_labels=mask_labels, class_labels=class_labels).loss
-    targets = [MaskTarget(c, m.bool()) for m, c in zip(mask_labels, class_labels)]
+    targets = [MaskTarget(c, m.bool()) for m, c in zip(mask_labels, class_labels, strict=True)]
     with uniform_numbers_by_shape(5):
         losses = model.criterion(model.predict(images, all_predictions=True), targets)
     actual = sum(losses.values())
@@ -196,7 +196,9 @@ def test_total_loss_and_gradients_equal_transformers(pair):
     oracle.zero_grad(), model.zero_grad()
     expected.backward(), actual.backward()
     grad = oracle.embeddings.patch_embeddings.projection.weight.grad
-    torch.testing.assert_close(model.backbone.patch_embed.proj.weight.grad, grad, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        model.backbone.patch_embed.proj.weight.grad, grad, atol=1e-4, rtol=1e-3
+    )
     torch.testing.assert_close(model.query_embed.weight.grad, oracle.query.weight.grad,
                                atol=1e-4, rtol=1e-3)  # fmt: skip
 

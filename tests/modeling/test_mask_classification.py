@@ -85,7 +85,7 @@ def test_divisible_pads_no_further_than_needed_and_batches_like_singles():
     inputs = [{"image": image(h, w)} for h, w in ((9, 16), (16, 9), (12, 14))]
     together = model(inputs)
     shapes = []
-    for x, expected in zip(inputs, together):
+    for x, expected in zip(inputs, together, strict=True):
         (alone,) = model([x])
         shapes.append(tuple(model.seen.shape[-2:]))
         assert torch.equal(alone["sem_seg_labels"], expected["sem_seg_labels"])
@@ -185,10 +185,10 @@ def test_default_predictor_gives_what_the_evaluation_loader_gives(test_data, tmp
 
 
 def test_importing_registers_models_and_nothing_else():
-    from detectron2.modeling import BACKBONE_REGISTRY
-
     import subprocess
     import sys
+
+    from detectron2.modeling import BACKBONE_REGISTRY
 
     code = (
         "import detectron2.data, detectron2.modeling as m; d = set(detectron2.data.DatasetCatalog);"
@@ -197,6 +197,8 @@ def test_importing_registers_models_and_nothing_else():
         "print(sorted({k for k, _ in m.META_ARCH_REGISTRY} - a),"
         "sorted({k for k, _ in m.BACKBONE_REGISTRY} - b), set(detectron2.data.DatasetCatalog) - d)"
     )
-    out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    out = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
+    )
     assert out.stdout.strip() == "['EoMT'] ['ViT'] set()", out.stderr
     assert "EoMT" in META_ARCH_REGISTRY and "ViT" in BACKBONE_REGISTRY

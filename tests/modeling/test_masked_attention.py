@@ -49,8 +49,10 @@ def test_split_attention_equals_dense_attention_and_its_gradients():
         tokens = x.clone().requires_grad_()
         out = forward(tokens)
         (out * weight).sum().backward()
-        results.append([out.detach(), tokens.grad, *(p.grad.clone() for p in attention.parameters())])
-    for split, full in zip(*results):
+        results.append(
+            [out.detach(), tokens.grad, *(p.grad.clone() for p in attention.parameters())]
+        )
+    for split, full in zip(*results, strict=True):
         torch.testing.assert_close(split, full)
     unmasked = attention(x)
     assert not torch.allclose(unmasked[:, :4], results[0][0][:, :4])

@@ -37,7 +37,7 @@ MIN_VISIBLE = 0.5
 MIN_OCCLUSION = 0.05
 _MIN_THINGS, _MAX_THINGS = 2, 8
 _MIN_STUFF_AREA = 0.05
-_MAX_ROTATION = math.radians(20)
+_MAX_ROTATION = math.radians(10)
 # Brightness of the three channels: of things, of a texture's darker colour, and of the other one
 # above that.
 _THING_COLOURS, _DARK_COLOURS, _CONTRAST = (110, 256), (0, 80), (40, 90)
@@ -200,7 +200,8 @@ def _draw_thing(
     shape, unit_area = _SHAPES[THING_CLASSES[label]]
     # Areas do not depend on the class; crowded scenes have smaller things.
     largest = min(MAX_AREA, 1.2 / wanted)
-    side = _uniform(rng, math.sqrt(1.1 * MIN_AREA), math.sqrt(0.98 * largest)) * size
+    smallest = max(1.1 * MIN_AREA, 0.2 * largest)
+    side = _uniform(rng, math.sqrt(smallest), math.sqrt(0.98 * largest)) * size
     radius = math.sqrt(side * side / unit_area)
 
     low, high = radius + 1, size - radius - 1

@@ -111,7 +111,7 @@ def test_activation_checkpointing_changes_nothing():
     for model in (plain, saving):
         model.train()
         model(images)["vit"].square().mean().backward()
-    for (name, a), b in zip(plain.named_parameters(), saving.parameters()):
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
 
 
