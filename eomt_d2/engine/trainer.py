@@ -93,6 +93,16 @@ class Trainer(DefaultTrainer):
             for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = lr
 
+    def train(self) -> dict[str, Any] | None:
+        """Run the training.
+
+        Returns:
+            The results of the last evaluation, as :meth:`test` gives them, on the main process;
+            None on the others, or if nothing was evaluated.
+        """
+        super().train()
+        return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
+
     def state_dict(self) -> dict[str, Any]:
         """Iteration, schedule (in the hooks), optimizer and loss scaling."""
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
