@@ -8,10 +8,9 @@ __all__ = ["add_eomt_config"]
 def add_eomt_config(cfg: CN) -> None:
     """Add the keys of this package to a Detectron2 config, in place.
 
-    Key names that users of Mask2Former already have in their files are kept, so those files
-    parse. A key that is already present (because ``add_maskformer2_config`` of the official
-    package ran before) keeps its value unless the recipe shared by both networks needs another
-    default.
+    Key names that users of Mask2Former know are kept (``MODEL.MASK_FORMER.*``, ``INPUT.*``). Some
+    of Detectron2's own defaults become those of the recipe: RGB instead of BGR, clipping of the
+    total gradient norm, no grouping of images by aspect ratio.
 
     Args:
         cfg: a config made by :func:`detectron2.config.get_cfg`.
@@ -21,7 +20,6 @@ def add_eomt_config(cfg: CN) -> None:
     _add_vit(cfg)
     _add_solver(cfg)
     _add_datasets(cfg)
-    _add_mask2former_compatibility(cfg)
 
 
 def _add_input(cfg: CN) -> None:
@@ -149,7 +147,3 @@ def _add_datasets(cfg: CN) -> None:
     # Data sets described in the config itself: a list of dicts, see datasets/README.md.
     cfg.DATASETS.REGISTER = []
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
-
-
-def _add_mask2former_compatibility(cfg: CN) -> None:
-    """Keys of Mask2Former's released files which these networks do not read."""

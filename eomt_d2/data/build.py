@@ -1,6 +1,8 @@
 """Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
 
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from detectron2.config import CfgNode
 from detectron2.data import (
@@ -31,13 +33,14 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
         ``Dataset`` instead of a list comes back unfiltered.
 
     Raises:
-        UserError: DATASETS.TRAIN is empty, an image lacks the ground truth that
-            INPUT.DATASET_MAPPER_NAME asks for, or no image is left.
+        UserError: DATASETS.TRAIN is empty, a file of the data set is missing, an image lacks the
+            ground truth that INPUT.DATASET_MAPPER_NAME asks for, or no image is left.
     """
     names = cfg.DATASETS.TRAIN
     if not names:
         raise UserError("DATASETS.TRAIN is empty; name at least one registered data set.")
-    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    with _missing_files_explained(names):
+        dicts = get_detection_dataset_dicts(names, filter_empty=False)
     if isinstance(dicts, Dataset):
         return dicts
     requested = cfg.INPUT.DATASET_MAPPER_NAME
@@ -71,4 +74,17 @@ def build_test_loader(
     """The test loader: each image of one data set once, lists of one mapped sample."""
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=False)
-    return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    with _missing_files_explained([dataset_name]):
+        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+@contextmanager
+def _missing_files_explained(names: Sequence[str]) -> Iterator[None]:
+    """Detectron2's data sets are registered whether or not their files are there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(
+            f"The data set {' or '.join(names)} lacks {error.filename}; put it there, or set "
+            "DETECTRON2_DATASETS to the folder that has it (layout: datasets/README.md)."
+        ) from error

@@ -218,3 +218,13 @@ class TestTestLoader:
         name = register([entry])
         ((sample,),) = list(build_test_loader(config(name), name))
         assert sample["image"].shape == (3, 96, 96)
+
+
+def test_missing_files_of_a_registered_data_set_are_named():
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.DATASETS.TRAIN = ("coco_2017_train_panoptic",)
+    with pytest.raises(UserError, match=r"coco_2017_train_panoptic lacks .*DETECTRON2_DATASETS"):
+        load_training_dicts(cfg)
+    with pytest.raises(UserError, match=r"coco_2017_val_panoptic lacks .*DETECTRON2_DATASETS"):
+        build_test_loader(cfg, "coco_2017_val_panoptic")
