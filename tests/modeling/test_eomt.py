@@ -285,6 +285,9 @@ def test_sizes_of_published_models():
         "vit_base_patch14_reg4_dinov2": (93_663_110, 3),
         "vit_large_patch14_reg4_dinov2": (316_695_686, 4),
         "vit_giant_patch14_reg4_dinov2": (1_163_622_022, 5),
+        "vit_small_patch16_dinov3": (23_356_934, 3),
+        "vit_base_patch16_dinov3": (92_425_094, 3),
+        "vit_large_patch16_dinov3": (315_032_710, 4),
     }
     for name, (parameters, blocks) in published.items():
         cfg = get_cfg()
