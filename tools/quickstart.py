@@ -76,13 +76,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--long", action="store_true", help="about 20 minutes on 2 CPU cores")
     parser.add_argument("--output", type=Path, default=Path("output/quickstart"))
     parser.add_argument("--iterations", type=positive, help="train for fewer or more iterations")
-    parser.add_argument("--train-images", type=positive, help="default: 3000, with --long 8000")
+    parser.add_argument("--train-images", type=positive, help="default: 4000, with --long 8000")
     parser.add_argument("--val-images", type=positive, default=64)
     parser.add_argument("--pictures", type=positive, default=12, help="images to draw")
     parser.add_argument("opts", nargs="*", default=[], help="config keys and values")
     args = parser.parse_args()
     args.config_file = LONG_CONFIG if args.long else CONFIG
-    args.train_images = args.train_images or (8000 if args.long else 3000)
+    args.train_images = args.train_images or (8000 if args.long else 4000)
     args.eval_only = False
     return args
 
