@@ -45,7 +45,7 @@ EXTRAS = {
 setup(
     name="eomt_d2",
     version="0.1.0",
-    description="EoMT (Encoder-only Mask Transformer) and Mask2Former as a Detectron2 plugin",
+    description="EoMT, the Encoder-only Mask Transformer, as a Detectron2 plugin",
     packages=find_packages(include=["eomt_d2", "eomt_d2.*"]),
     python_requires=">=3.10",
     install_requires=REQUIREMENTS,

@@ -26,7 +26,7 @@ MODULES = (
     "detectron2.evaluation",
     "eomt_d2",
 )
-DEV_MODULES = ("pytest", "hypothesis", "timm", "transformers", "onnx", "onnxruntime", "onnxscript")
+DEV_MODULES = ("pytest", "hypothesis", "timm", "transformers")
 
 
 def main(extras: str) -> int:

@@ -10,7 +10,6 @@ import os
 import time
 from pathlib import Path
 
-import torch
 from detectron2.data import MetadataCatalog
 
 from eomt_d2.data.datasets.shapes import make_shapes
@@ -25,9 +24,9 @@ DATASET = "shapes_val_panoptic"
 
 def main() -> None:
     args = parse_arguments()
-    torch.set_num_threads(os.cpu_count() or 1)
-
-    root = Path(os.environ.setdefault("DETECTRON2_DATASETS", "datasets"))
+    # Everything stays below the output folder; data sets of the user are not touched.
+    root = args.output / "data"
+    os.environ["DETECTRON2_DATASETS"] = str(root)
     step(1, f"shapes data: {args.train_images} training and {args.val_images} held-out images")
     make_shapes(root / "shapes", num_train=args.train_images, num_val=args.val_images)
 

@@ -17,6 +17,9 @@ _LOSSES = {"loss_ce": "class", "loss_mask": "mask (BCE)", "loss_dice": "dice"}
 def read_scalars(metrics_file: str | os.PathLike[str]) -> dict[str, list[tuple[int, float]]]:
     """(iteration, value) pairs of every scalar in a metrics.json, one JSON object per line.
 
+    Detectron2 appends to this file when a run is resumed or started again in the same folder; what
+    the later run repeats replaces what the earlier one wrote.
+
     Raises:
         UserError: if the file is missing or holds something else.
     """
@@ -31,7 +34,10 @@ def read_scalars(metrics_file: str | os.PathLike[str]) -> dict[str, list[tuple[i
         except (ValueError, KeyError, AttributeError) as error:
             raise UserError(f"Line {number} of {path} is no record of a training run.") from error
         for name, value in record.items():
-            scalars.setdefault(name, []).append((iteration, value))
+            points = scalars.setdefault(name, [])
+            while points and points[-1][0] >= iteration:
+                points.pop()
+            points.append((iteration, value))
     return scalars
 
 

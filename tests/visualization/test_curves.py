@@ -23,6 +23,12 @@ def test_scalars_by_iteration(tmp_path):
     assert read_scalars(file) == {"loss_ce": [(19, 2.0), (39, 1.0)], "lr/head": [(39, 0.1)]}
 
 
+def test_a_run_that_starts_again_replaces_the_earlier_one(tmp_path):
+    lines = [{"iteration": i, "loss_ce": v} for i, v in ((9, 3.0), (19, 2.0), (9, 8.0), (29, 7.0))]
+    file = write_metrics(tmp_path / "metrics.json", lines)
+    assert read_scalars(file) == {"loss_ce": [(9, 8.0), (29, 7.0)]}
+
+
 def test_the_picture_shows_the_curves(tmp_path):
     records = [
         {
