@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .chunking import chunk_numel
 
-__all__ = ["MaskGeometry", "row_bands", "resize_rows", "resize_mask_logits", "mask_logit_bands"]
+__all__ = ["MaskGeometry", "row_bands", "resize_rows", "mask_logit_bands"]
 
 
 class MaskGeometry(NamedTuple):
@@ -83,23 +83,11 @@ def source_rows(source_height: int, height: int, rows: slice) -> slice:
     return slice(int(upper[0]), int(lower[-1]) + 1)
 
 
-def resize_mask_logits(mask_logits: Tensor, geometry: MaskGeometry) -> Tensor:
-    """Both resizes at once: to ``input_size``, crop to ``image_size``, to ``output_size``.
-
-    Args:
-        mask_logits: (Q, h, w) float.
-        geometry: see :class:`MaskGeometry`.
-
-    Returns:
-        (Q, height, width) float32.
-    """
-    return _resize_band(_finite(mask_logits), geometry, slice(0, geometry.output_size[0]))
-
-
 def mask_logit_bands(
     mask_logits: Tensor, geometry: MaskGeometry, max_numel: int | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
-    """The result of :func:`resize_mask_logits` in bands from top to bottom.
+    """Both resizes, to ``input_size``, crop to ``image_size``, to ``output_size``, in bands of rows
+    from top to bottom.
 
     Args:
         mask_logits: (Q, h, w) float.

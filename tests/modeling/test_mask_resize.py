@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from eomt_d2.modeling.mask_resize import (
     MaskGeometry,
     mask_logit_bands,
-    resize_mask_logits,
     resize_rows,
     row_bands,
 )
@@ -20,6 +19,13 @@ GEOMETRIES = [
     MaskGeometry((16, 16), (16, 16), (16, 16)),
     MaskGeometry((64, 48), (1, 48), (3, 5)),
 ]
+
+
+def resize_mask_logits(logits, geometry):
+    """The whole as one band."""
+    ((rows, resized),) = mask_logit_bands(logits, geometry, max_numel=2**40)
+    assert rows == slice(0, geometry.output_size[0])
+    return resized
 
 
 def interpolate(maps, size):
