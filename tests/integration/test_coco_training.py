@@ -16,7 +16,7 @@ MODEL:
   META_ARCHITECTURE: EoMT
   DEVICE: cpu
   BACKBONE: {NAME: ViT}
-  VIT: {NAME: "", EMBED_DIM: 48, DEPTH: 4, NUM_HEADS: 2, LAYER_SCALE_INIT: 0.0}
+  VIT: {NAME: "", EMBED_DIM: 48, DEPTH: 4, NUM_HEADS: 2, LAYER_SCALE_INIT: 0.0, POSITION: rotary}
   EOMT: {NUM_BLOCKS: 2}
 INPUT:
   IMAGE_SIZE: 128
@@ -26,12 +26,12 @@ INPUT:
   MAX_SCALE: 1.25
 SOLVER:
   IMS_PER_BATCH: 4
-  BASE_LR: 0.002
+  BASE_LR: 0.003
   LAYER_DECAY: 1.0
-  MAX_ITER: 80
-  WARMUP_ITERS_HEAD: 2
-  WARMUP_ITERS_BACKBONE: 8
-  CHECKPOINT_PERIOD: 40
+  MAX_ITER: 220
+  WARMUP_ITERS_HEAD: 4
+  WARMUP_ITERS_BACKBONE: 16
+  CHECKPOINT_PERIOD: 110
 DATALOADER: {NUM_WORKERS: 0}
 SEED: 1
 """
@@ -91,18 +91,18 @@ def test_learns_evaluates_and_resumes(task, data, metric, test_data, tmp_path):
     output = tmp_path / "run"
 
     train_net(config, "OUTPUT_DIR", output)
-    # Detectron2 writes the median of the last 20 iterations every 20 iterations, so the first
-    # value holds the 10 iterations of the warm-up and the second is the first after it.
+    # Detectron2 writes the median of the last 20 iterations every 20 iterations: the first value
+    # is the warm-up, the second the 20 iterations after it.
     losses = scalars(output, "total_loss")
-    assert [iteration for iteration, _ in losses] == [19, 39, 59, 79]
-    assert losses[-1][1] < 0.7 * losses[0][1]
+    assert [iteration for iteration, _ in losses] == list(range(19, 220, 20))
+    assert losses[-1][1] < 0.7 * losses[1][1]
     evaluations = scalars(output, metric)
-    assert [iteration for iteration, _ in evaluations] == [80]
+    assert [iteration for iteration, _ in evaluations] == [220]
 
-    more = train_net(config, "--resume", "OUTPUT_DIR", output, "SOLVER.MAX_ITER", "100")
-    assert "Starting training from iteration 80" in more
-    assert [iteration for iteration, _ in scalars(output, "total_loss")][-1] == 99
-    assert scalars(output, "total_loss")[-1][1] < 0.7 * losses[0][1]
+    more = train_net(config, "--resume", "OUTPUT_DIR", output, "SOLVER.MAX_ITER", "240")
+    assert "Starting training from iteration 220" in more
+    assert [iteration for iteration, _ in scalars(output, "total_loss")][-1] == 239
+    assert scalars(output, "total_loss")[-1][1] < 0.7 * losses[1][1]
 
     alone = tmp_path / "alone"
     weights = output / "model_final.pth"
