@@ -24,6 +24,21 @@ def test_segments_are_coloured_in_place_and_void_is_left_alone():
     assert sky[2] > 150 > 110 > sky[0], "stuff is drawn in the colour of its class"
 
 
+def test_holes_stay_open_and_colours_can_be_missing():
+    names = Metadata(thing_classes=["a", "b"], stuff_classes=["a", "b"])
+    image = np.full((90, 90, 3), 128, np.uint8)
+    panoptic = torch.zeros(90, 90, dtype=torch.int32)
+    panoptic[5:85, 5:85] = 7
+    panoptic[20:70, 20:70] = 0
+    drawn = [
+        draw_panoptic(image, panoptic, [{"id": 7, "category_id": c, "isthing": True}], names)
+        for c in (0, 1)
+    ]
+    for picture in drawn:
+        assert (picture[30:60, 40:60] == 128).all(), "the hole of a frame is not part of it"
+    assert np.abs(drawn[0][8:18, 30:60].astype(int) - drawn[1][8:18, 30:60]).max() > 60
+
+
 def test_side_by_side_keeps_the_panels():
     panels = {"a": np.zeros((20, 30, 3), np.uint8), "b": np.full((20, 10, 3), 9, np.uint8)}
     joined = side_by_side(panels)
