@@ -21,5 +21,7 @@ def exit_on_user_error() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # What a worker of a DataLoader raised arrives with its traceback as part of the message.
+        message = str(error).rpartition(f"{UserError.__qualname__}: ")[2].rstrip()
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(2)

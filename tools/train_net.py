@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> dict | None:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+    Checkpointer(model, save_dir=cfg.OUTPUT_DIR, strict=True).resume_or_load(
         cfg.MODEL.WEIGHTS, resume=args.resume
     )
     results = Trainer.test(cfg, model)

@@ -1,10 +1,13 @@
 """The checkpointer: safe reading, weights fitted to the model, strictness, atomic writing."""
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 from fvcore.common.checkpoint import _IncompatibleKeys as IncompatibleKeys
 from torch import Tensor, nn
 
@@ -18,25 +21,38 @@ __all__ = ["Checkpointer"]
 
 # In front of every name where DDP or torch.compile wrapped the model that was saved.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# Detectron2's way to ask for matching by similar names, at the end of a path.
+HEURISTICS_QUERY = "?matching_heuristics=True"
 
 
 class Checkpointer(DetectionCheckpointer):
     """Reads and writes weights and the state of a training.
 
-    It reads checkpoints of its own and of Detectron2, Detectron2's ``.pkl`` model zoo, and plain
-    state dicts (``.pth``, ``.safetensors``): of the whole model, or of a ViT alone under timm's
-    names, which goes into the model's ViT. No file can execute code. Position and patch embeddings
-    are resampled to the model's sizes before shapes are compared.
+    It reads checkpoints of its own, of Detectron2 and of Lightning, Detectron2's ``.pkl`` model
+    zoo, and plain state dicts (``.pth``, ``.safetensors``): of the whole model, or of a ViT alone
+    under timm's names, which goes into the model's ViT. No file can execute code. Position and
+    patch embeddings are resampled to the model's sizes before shapes are compared.
 
     A ViT is loaded completely or not at all: a missing or misshapen tensor of it is an error, since
     training from a half-loaded backbone looks like training and is not. What a new task changes,
     such as the class head, keeps its initial values where shapes differ, and a line in the log says
     so. When a training resumes, everything must fit.
 
-    Args: those of :class:`fvcore.common.checkpoint.Checkpointer`.
+    Args:
+        model: a model, wrapped by DDP or not.
+        save_dir: where checkpoints are written.
+        strict: refuse weights that leave any tensor of the model as initialised, as evaluation
+            must.
+        kwargs: see :class:`fvcore.common.checkpoint.Checkpointer`.
     """
 
-    _resuming = False
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **kwargs: Any
+    ):
+        super().__init__(model, save_dir, **kwargs)
+        self._strict = strict
+        self._resuming = False
+        self._use_heuristics = False
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load the last checkpoint of ``save_dir`` with all states, or else ``path``'s weights.
@@ -60,15 +76,39 @@ class Checkpointer(DetectionCheckpointer):
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and the states named by ``checkpointables`` (None: all).
 
+        Every process of a run must call this.
+
         Raises:
-            UserError: if the file does not exist, is not safe to read, or does not hold the whole
-                ViT.
+            UserError: if the file is not safe to read or does not hold the whole ViT (the whole
+                model if ``strict``); on all processes, if it does not exist for one of them.
         """
-        if path:
-            local = self.path_manager.get_local_path(path)
-            if not os.path.isfile(local):
-                raise UserError(f"The weights {path} do not exist (MODEL.WEIGHTS, or --resume).")
+        self._use_heuristics = path.endswith(HEURISTICS_QUERY)
+        path = path.removesuffix(HEURISTICS_QUERY)
+        self._check_existence(path)
+        if self._strict and not path:
+            self.logger.warning(
+                "MODEL.WEIGHTS is empty, so an untrained model with random weights is evaluated."
+            )
         return super().load(path, checkpointables)
+
+    def _check_existence(self, path: str) -> None:
+        # A process that stopped alone would leave the others waiting for it.
+        exists = not path or os.path.isfile(self.path_manager.get_local_path(path))
+        ranks = comm.all_gather((path, exists))
+        missing = [rank for rank, (_, exists) in enumerate(ranks) if not exists]
+        if missing:
+            wanted = ranks[missing[0]][0]
+            where = "" if len(missing) == len(ranks) else f" on the machine of rank {missing[0]}"
+            raise UserError(
+                f"The weights {wanted} do not exist{where} (MODEL.WEIGHTS, or --resume)."
+            )
+        for rank, (other, _) in enumerate(ranks):
+            if other != ranks[0][0]:
+                raise UserError(
+                    f"Rank 0 would load {ranks[0][0] or 'nothing'} and rank {rank} "
+                    f"{other or 'nothing'}; to resume on several machines, OUTPUT_DIR must be a "
+                    f"folder that they share."
+                )
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and the note which checkpoint is the last one.
@@ -102,7 +142,12 @@ class Checkpointer(DetectionCheckpointer):
         if filename.endswith(".pkl"):
             return self._as_zoo_checkpoint(content)
         if "model" not in content:
-            content = {"model": content.get("model_state", content)}
+            # pycls and Lightning have keys of their own.
+            weights = content.get("model_state", content.get("state_dict", content))
+            content = {"model": weights}
+        _check_state_dict(content["model"], filename)
+        if self._use_heuristics:
+            content["matching_heuristics"] = True
         return content
 
     @staticmethod
@@ -140,7 +185,7 @@ class Checkpointer(DetectionCheckpointer):
                     problems.append(f"{name} is missing")
                 elif weights[name].shape != tensor.shape:
                     problems.append(
-                        f"{name} is {_shape(weights[name])} instead of {_shape(tensor)}"
+                        f"{name} is {_shape(weights[name].shape)} instead of {_shape(tensor.shape)}"
                     )
             if problems:
                 more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
@@ -159,20 +204,39 @@ class Checkpointer(DetectionCheckpointer):
                 f"The checkpoint to resume from does not fit the model of the config, for example "
                 f"{names}; resume with the config of the interrupted training."
             )
+        if self._strict:
+            # Only training uses this counter of batch normalisation, and older files lack it.
+            absent = [name for name in missing if not name.endswith(".num_batches_tracked")]
+            self._refuse_to_start_anew(misshapen, absent)
         loaded = len(state) - len(misshapen) - len(missing)
         self.logger.info("Loaded %d of the model's %d tensors.", loaded, len(state))
         for name, found, wanted in misshapen:
             self.logger.warning(
                 "%s starts anew: it is %s in the file and %s in the model.",
                 name,
-                "x".join(map(str, found)),
-                "x".join(map(str, wanted)),
+                _shape(found),
+                _shape(wanted),
             )
         if missing:
             self.logger.warning("Not in the file, so they start anew: %s", _summary(missing))
         if incompatible.unexpected_keys:
             self.logger.warning(
                 "Not in the model, so not used: %s", _summary(incompatible.unexpected_keys)
+            )
+
+    def _refuse_to_start_anew(
+        self, misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]], missing: list[str]
+    ) -> None:
+        problems = [
+            f"{name} is {_shape(found)} in the file and {_shape(wanted)} in the model"
+            for name, found, wanted in misshapen
+        ] + [f"{name} is not in the file" for name in missing]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise UserError(
+                f"The weights do not fit the model to be evaluated: {'; '.join(problems[:3])}{more}"
+                f"; give the config of their training (for example its NUM_CLASSES) and weights of "
+                f"the whole trained model, not of a backbone alone."
             )
 
 
@@ -198,6 +262,22 @@ class _AtomicFile:
             os.remove(self._temporary)
 
 
+def _check_state_dict(weights: Any, filename: str) -> None:
+    if not isinstance(weights, dict):
+        raise UserError(f"{filename} holds a {type(weights).__name__} in place of a state dict.")
+    for name, value in weights.items():
+        if not isinstance(name, str):
+            raise UserError(
+                f"{filename} holds no plain state dict: its entry {name!r} has a "
+                f"{type(name).__name__} for a name; save the model's state_dict() alone."
+            )
+        if not isinstance(value, Tensor | np.ndarray):
+            raise UserError(
+                f"{filename} holds no plain state dict: its entry {name!r} is a "
+                f"{type(value).__name__} and no tensor; save the model's state_dict() alone."
+            )
+
+
 def _without_wrapper_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     for prefix in WRAPPER_PREFIXES:
         if weights and all(name.startswith(prefix) for name in weights):
@@ -214,8 +294,8 @@ def _placed_in_vit(weights: dict[str, Tensor], vits: dict[str, nn.Module]) -> di
     return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a scalar"
+def _shape(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
 
 
 def _summary(names: list[str]) -> str:

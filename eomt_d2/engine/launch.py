@@ -1,6 +1,7 @@
 """Starting the processes of a run: one, several by Detectron2, or those torchrun has started."""
 
 import argparse
+import multiprocessing
 import os
 from collections.abc import Callable
 
@@ -8,6 +9,7 @@ import detectron2.engine
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessException
 
 from eomt_d2.errors import UserError
 
@@ -26,7 +28,8 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
         args: of :func:`detectron2.engine.default_argument_parser`.
 
     Raises:
-        UserError: if ``args`` asks for more GPUs than this machine has.
+        UserError: if ``args`` asks for more GPUs than this machine has, or what a process that
+            was started here raised.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
         _run_under_torchrun(main, args)
@@ -37,14 +40,34 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             f"--num-gpus is {args.num_gpus}, but PyTorch finds {num_gpus} GPUs here; processes "
             f"without GPUs can be started with torchrun."
         )
-    detectron2.engine.launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    mistakes = multiprocessing.get_context("spawn").SimpleQueue()
+    try:
+        detectron2.engine.launch(
+            _run_and_report,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args, mistakes),
+        )
+    except ProcessException:
+        # Whichever process ended first, a mistake of the user explains the others' ends too.
+        if mistakes.empty():
+            raise
+        raise UserError(mistakes.get()) from None
+
+
+def _run_and_report(
+    main: Callable[[argparse.Namespace], object],
+    args: argparse.Namespace,
+    mistakes: multiprocessing.SimpleQueue,
+) -> None:
+    """Of an exception, PyTorch hands only the traceback's text to the parent process."""
+    try:
+        main(args)
+    except UserError as error:
+        mistakes.put(str(error))
+        raise
 
 
 def _run_under_torchrun(

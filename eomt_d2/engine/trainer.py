@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, create_ddp_model
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
@@ -99,8 +99,17 @@ class Trainer(DefaultTrainer):
         Returns:
             The results of the last evaluation, as :meth:`test` gives them, on the main process;
             None on the others, or if nothing was evaluated.
+
+        Raises:
+            UserError: what a hook, the data or the model raised; without Detectron2's traceback in
+                the log.
         """
-        super().train()
+        loop_logger = logging.getLogger(TrainerBase.__module__)
+        loop_logger.addFilter(_is_no_user_error)
+        try:
+            super().train()
+        finally:
+            loop_logger.removeFilter(_is_no_user_error)
         return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
 
     def state_dict(self) -> dict[str, Any]:
@@ -204,3 +213,7 @@ class Trainer(DefaultTrainer):
         if frozen:
             scaled.freeze()
         return scaled
+
+
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], UserError))

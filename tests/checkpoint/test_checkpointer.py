@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+from detectron2.utils import comm
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -194,3 +195,86 @@ def test_detectron2_zoo_file_of_a_resnet(tmp_path):
     path.write_bytes(pickle.dumps(content))
     Checkpointer(model).load(str(path))
     assert_equal(model.state_dict(), source.state_dict())
+
+
+def test_strictness_refuses_a_head_of_another_size(tmp_path):
+    path = saved(tmp_path, Segmenter(num_classes=5).state_dict())
+    with pytest.raises(
+        UserError,
+        match=r"model to be evaluated: class_head.weight is 5x16 in the file and 3x16 in the "
+        r"model; class_head.bias is 5 in the file and 3 in the model; give .*NUM_CLASSES",
+    ):
+        Checkpointer(Segmenter(num_classes=3), strict=True).load(path)
+
+
+def test_strictness_refuses_a_backbone_alone(tmp_path):
+    path = saved(tmp_path, Segmenter().backbone.state_dict())
+    with pytest.raises(
+        UserError,
+        match="class_head.bias is not in the file; class_head.weight is not in the file; "
+        "mask_annealing.probs is not in the file; .*not of a backbone alone",
+    ):
+        Checkpointer(Segmenter(), strict=True).load(path)
+
+
+def test_strictness_needs_no_counter_of_batches(tmp_path):
+    source, model = nn.BatchNorm2d(2), nn.ModuleDict({"norm": nn.BatchNorm2d(2)})
+    nn.init.normal_(source.weight)
+    weights = source.state_dict(prefix="norm.")
+    del weights["norm.num_batches_tracked"]
+    Checkpointer(model, strict=True).load(saved(tmp_path, weights))
+    assert torch.equal(model["norm"].weight, source.weight)
+
+
+def test_an_untrained_model_may_be_evaluated(log):
+    Checkpointer(Segmenter(), strict=True).load("")
+    assert log[0] == (
+        "WARNING MODEL.WEIGHTS is empty, so an untrained model with random weights is evaluated."
+    )
+
+
+def test_similar_names_match_where_the_path_asks_for_it(tmp_path):
+    source, model = nn.Linear(2, 3), nn.ModuleDict({"head": nn.Linear(2, 3)})
+    path = saved(tmp_path, {"model": source.state_dict()})
+    Checkpointer(model).load(f"{path}?matching_heuristics=True")
+    assert_equal(model["head"].state_dict(), source.state_dict())
+
+
+def test_weights_that_another_machine_lacks(tmp_path, monkeypatch):
+    path = saved(tmp_path, Segmenter().state_dict())
+    monkeypatch.setattr(comm, "all_gather", lambda own: [own, (path, False)])
+    with pytest.raises(UserError, match="weights.pth do not exist on the machine of rank 1"):
+        Checkpointer(Segmenter()).load(path)
+
+
+def test_a_checkpoint_that_only_one_machine_knows_of(tmp_path, monkeypatch):
+    path = saved(tmp_path, Segmenter().state_dict())
+    monkeypatch.setattr(comm, "all_gather", lambda own: [own, ("", True)])
+    with pytest.raises(UserError, match="rank 1 nothing; .* OUTPUT_DIR must be a folder"):
+        Checkpointer(Segmenter()).load(path)
+
+
+def test_weights_of_lightning(tmp_path):
+    source, model = Segmenter(), Segmenter()
+    content = {"state_dict": source.state_dict(), "epoch": 3, "pytorch-lightning_version": "2.5"}
+    Checkpointer(model).load(saved(tmp_path, content))
+    assert_equal(model.state_dict(), source.state_dict())
+
+
+def test_weights_of_lightning_under_other_names(tmp_path):
+    path = saved(tmp_path, {"state_dict": Segmenter().state_dict(prefix="network."), "epoch": 3})
+    with pytest.raises(UserError, match="do not fit the ViT of the config"):
+        Checkpointer(Segmenter()).load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ({"epoch": 3}, "its entry 'epoch' is a int and no tensor"),
+        ({"model": [1]}, "holds a list in place of a state dict"),
+        ({"state_dict": {1: torch.ones(1)}}, "its entry 1 has a int for a name"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path, content, problem):
+    with pytest.raises(UserError, match=f"weights.pth .*{problem}"):
+        Checkpointer(Segmenter()).load(saved(tmp_path, content))

@@ -206,17 +206,21 @@ def test_logs_hold_rates_and_probabilities(uninterrupted):
 
 
 @contextmanager
-def warnings_of_the_trainer():
-    """Its log lines, caught at the source, because set-up cuts the way from there to caplog."""
+def lines_of(name, level):
+    """Log lines, caught at the source, because set-up cuts the way from there to caplog."""
     lines = []
-    handler = logging.Handler(logging.WARNING)
+    handler = logging.Handler(level)
     handler.emit = lambda record: lines.append(record.getMessage())
-    trainer_logger = logging.getLogger("eomt_d2.engine.trainer")
-    trainer_logger.addHandler(handler)
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
     try:
         yield lines
     finally:
-        trainer_logger.removeHandler(handler)
+        logger.removeHandler(handler)
+
+
+def warnings_of_the_trainer():
+    return lines_of("eomt_d2.engine.trainer", logging.WARNING)
 
 
 class TestForeignCheckpoints:
@@ -332,3 +336,33 @@ def test_what_a_model_refuses_is_a_mistake_of_the_user():
     cfg.MODEL.VIT.NAME = "vit_enormous"
     with pytest.raises(UserError, match="vit_enormous"):
         Trainer.build_model(cfg)
+
+
+class Mistake(HookBase):
+    def __init__(self, error):
+        self.error = error
+        self.left = False
+
+    def before_step(self):
+        if self.trainer.iter == 8:
+            raise self.error
+
+    def after_train(self):
+        self.left = True
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [(UserError("photo.jpg is damaged"), []), (ValueError("ours"), ["Exception during training:"])],
+)
+def test_a_mistake_of_the_user_is_not_logged_with_a_traceback(tmp_path, error, logged):
+    trainer = TinyTrainer(config(tmp_path))
+    mistake = Mistake(error)
+    trainer.register_hooks([mistake])
+    with lines_of("detectron2.engine.train_loop", logging.ERROR) as lines:
+        with pytest.raises(type(error), match=str(error)):
+            trainer.train()
+    assert lines == logged
+    # As in any training that fails, hooks finish and what was written stays.
+    assert mistake.left
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000005.pth"

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from detectron2.engine import default_argument_parser
 
 from eomt_d2.data.datasets.shapes import make_shapes
+from eomt_d2.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "tools" / "train_net.py"
@@ -78,9 +80,9 @@ def run(config_file):
         "CUDA_VISIBLE_DEVICES": "",
     }
 
-    def call(*arguments, launcher=()):
+    def call(*arguments, launcher=(), file=config_file):
         return subprocess.run(
-            [sys.executable, *launcher, SCRIPT, "--config-file", config_file, *arguments],
+            [sys.executable, *launcher, SCRIPT, "--config-file", file, *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -178,4 +180,27 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(run):
         "error: The config key SOLVER.LAYER_DECY in the command line does not exist; the nearest "
         "one is SOLVER.LAYER_DECAY."
     )
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_evaluation_refuses_a_half_loaded_model(trained, main, tmp_path):
+    weights = torch.load(trained[0] / "model_final.pth", weights_only=True)["model"]
+    path = tmp_path / "backbone.pth"
+    torch.save({k: v for k, v in weights.items() if k.startswith("backbone.")}, path)
+    with pytest.raises(UserError, match="class_head.bias is not in the file"):
+        main("--eval-only", "MODEL.WEIGHTS", str(path), "OUTPUT_DIR", str(tmp_path))
+
+
+def test_a_damaged_image_is_one_sentence_and_exit_code_2(run, config_file, tmp_path):
+    root = tmp_path / "shapes"
+    shutil.copytree(config_file.parent / "shapes", root)
+    for path in (root / "train").iterdir():
+        path.write_bytes(b"")
+    file = tmp_path / "damaged.yaml"
+    file.write_text(config_file.read_text().replace(str(config_file.parent / "shapes"), str(root)))
+    result = run("DATALOADER.NUM_WORKERS", "1", "OUTPUT_DIR", tmp_path / "output", file=file)
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert str(root / "train") in last
     assert "Traceback" not in result.stderr + result.stdout
