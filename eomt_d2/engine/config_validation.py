@@ -9,7 +9,7 @@ from eomt_d2.errors import UserError
 from eomt_d2.modeling import MaskClassificationModel
 from eomt_d2.modeling.backbone.presets import PRESETS
 
-__all__ = ["config_problems", "validate_config"]
+__all__ = ["config_problems", "is_mask_classification", "validate_config"]
 
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
@@ -74,7 +74,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _outside_ranges(cfg, RANGES)
     yield from _schedule_problems(cfg)
     yield from _precision_problems(cfg)
-    if unknown or not _is_mask_classification(cfg):
+    if unknown or not is_mask_classification(cfg):
         return
     yield from _outside_choices(cfg, MASK_CLASSIFICATION_CHOICES)
     yield from _outside_ranges(cfg, MASK_CLASSIFICATION_RANGES)
@@ -89,7 +89,8 @@ def _get(cfg: CfgNode, key: str):
     return cfg
 
 
-def _is_mask_classification(cfg: CfgNode) -> bool:
+def is_mask_classification(cfg: CfgNode) -> bool:
+    """Whether META_ARCHITECTURE names a model that classifies masks."""
     model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     return isinstance(model, type) and issubclass(model, MaskClassificationModel)
 
@@ -158,9 +159,25 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
             f"INPUT.MIN_SCALE is {source.MIN_SCALE} and INPUT.MAX_SCALE {source.MAX_SCALE}; they "
             f"must be positive and in this order."
         )
+    if cfg.MODEL.META_ARCHITECTURE == "EoMT" and cfg.MODEL.BACKBONE.NAME != "ViT":
+        yield (
+            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, but EoMT puts its queries into a "
+            "plain ViT; it must be 'ViT'."
+        )
+    if cfg.MODEL.BACKBONE.NAME == "ViT":
+        yield from _patch_problems(cfg)
+
+
+def _patch_problems(cfg: CfgNode) -> Iterator[str]:
     patch = cfg.MODEL.VIT.PATCH_SIZE
-    for key in ("INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"):
-        if cfg.MODEL.BACKBONE.NAME == "ViT" and _get(cfg, key) % patch:
+    if patch < 1:
+        yield f"MODEL.VIT.PATCH_SIZE is {patch}; it must be at least 1."
+        return
+    keys = ["INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"]
+    if cfg.INPUT.TEST_MODE == "divisible":
+        keys.append("INPUT.SIZE_DIVISIBILITY")
+    for key in keys:
+        if _get(cfg, key) % patch:
             yield (
                 f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
             )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -18,8 +18,9 @@ from detectron2.utils.logger import setup_logger
 from eomt_d2.config import add_eomt_config
 from eomt_d2.data.datasets import register_datasets
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation import evaluated_tasks
 
-from .config_validation import validate_config
+from .config_validation import is_mask_classification, validate_config
 
 __all__ = ["load_config", "set_up"]
 
@@ -69,6 +70,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     validate_config(cfg)
     register_datasets(cfg)
     _check_datasets(cfg, training=not getattr(args, "eval_only", True))
+    _check_classes(cfg)
+    for name in cfg.DATASETS.TEST:
+        evaluated_tasks(cfg, name)
     # Before Detectron2 has started its processes, only the arguments know how many there will be.
     asked_for = getattr(args, "num_gpus", 1) * getattr(args, "num_machines", 1)
     _check_machine(cfg, max(comm.get_world_size(), asked_for))
@@ -126,6 +130,25 @@ def _check_datasets(cfg: CfgNode, training: bool) -> None:
                     f"DATASETS.{key} names the data set {name!r}, which is not registered{hint} "
                     f"(your own can be described in DATASETS.REGISTER)."
                 )
+
+
+def _check_classes(cfg: CfgNode) -> None:
+    """The network has as many classes as the data, where the metadata of the data says."""
+    if not is_mask_classification(cfg):
+        return
+    flags = cfg.MODEL.MASK_FORMER.TEST
+    things_only = flags.INSTANCE_ON and not (flags.PANOPTIC_ON or flags.SEMANTIC_ON)
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(name)
+        if things_only and "panoptic" in metadata.get("evaluator_type", ""):
+            continue  # its thing_classes list the stuff too
+        classes = metadata.get("thing_classes" if things_only else "stuff_classes")
+        given = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
+        if classes and len(classes) != given:
+            raise UserError(
+                f"MODEL.SEM_SEG_HEAD.NUM_CLASSES is {given}, but the data set {name!r} has "
+                f"{len(classes)} classes; set it to {len(classes)}."
+            )
 
 
 def _check_machine(cfg: CfgNode, world_size: int) -> None:

@@ -191,6 +191,12 @@ class MaskClassificationModel(nn.Module):
     def _slide(self, image: Tensor, output_size: tuple[int, int]) -> dict:
         """Semantic results of one image from square windows along its long side."""
         image_size, side = tuple(image.shape[-2:]), self.image_size
+        if min(image_size) != side:
+            raise UserError(
+                f"The short side of an image of {image_size[0]} x {image_size[1]} pixels is not "
+                f"the window of INPUT.IMAGE_SIZE {side}: set INPUT.MIN_SIZE_TEST to {side} and "
+                "INPUT.MAX_SIZE_TEST larger than any long side."
+            )
         positions = window_positions(*image_size, side)
         crops = [image[:, top : top + side, left : left + side] for top, left in positions]
         prediction = self.predict(self._stack(crops, (side, side)))[-1]

@@ -70,6 +70,15 @@ def annealed(schedule, starts, ends):
         ),
         (("INPUT.EMPTY_SAMPLES", "skip"), r"INPUT.EMPTY_SAMPLES is 'skip'.*'redraw' or 'keep'"),
         (("INPUT.MIN_SCALE", 3.0), r"INPUT.MIN_SCALE is 3.0 and INPUT.MAX_SCALE 2.0"),
+        (("MODEL.VIT.PATCH_SIZE", 0), r"MODEL.VIT.PATCH_SIZE is 0; it must be at least 1\."),
+        (
+            ("INPUT.TEST_MODE", "divisible", "INPUT.SIZE_DIVISIBILITY", 24),
+            r"INPUT.SIZE_DIVISIBILITY is 24; it must be a multiple of MODEL.VIT.PATCH_SIZE 16\.",
+        ),
+        (
+            ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),
+            r"MODEL.BACKBONE.NAME is 'build_resnet_backbone', but EoMT .* must be 'ViT'\.",
+        ),
         (
             ("MODEL.VIT.PATCH_SIZE", 14),
             r"INPUT.IMAGE_SIZE is 640; it must be a multiple of MODEL.VIT.PATCH_SIZE 14\.",

@@ -17,6 +17,7 @@ MODEL:
   DEVICE: cpu
   BACKBONE: {NAME: ViT}
   MASK_FORMER: {TEST: {PANOPTIC_ON: True}}
+  SEM_SEG_HEAD: {NUM_CLASSES: 8}
 INPUT: {MIN_SIZE_TEST: 640, MAX_SIZE_TEST: 640}
 DATASETS:
   TRAIN: ("shapes_train_panoptic",)
@@ -73,6 +74,15 @@ def test_set_up_writes_the_config_it_runs_with(config_file, tmp_path, restored_l
             r"nearest name is shapes_val_panoptic",
         ),
         (("DATASETS.TRAIN", "()"), r"DATASETS.TRAIN is empty"),
+        (
+            ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5"),
+            r"NUM_CLASSES is 5, but the data set 'shapes_train_panoptic' has 8 classes; set",
+        ),
+        (
+            ("DATASETS.TEST", "('coco_2017_val_panoptic',)"),
+            r"NUM_CLASSES is 8, but the data set 'coco_2017_val_panoptic' has 133 classes",
+        ),
+        (("DATASETS.TEST", "('shapes_val_semantic',)"), r"shapes_val_semantic"),
         (("OUTPUT_DIR", __file__), r"OUTPUT_DIR is .*, which is a file"),
     ],
 )

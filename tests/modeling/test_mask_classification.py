@@ -110,6 +110,8 @@ def test_windows_slide_over_the_long_side():
 def test_an_image_larger_than_the_square_is_explained():
     with pytest.raises(UserError, match="17 x 4 pixels does not fit .* INPUT.MIN_SIZE_TEST"):
         make()([{"image": image(17, 4)}])
+    with pytest.raises(UserError, match="12 x 40 pixels is not the window of INPUT.IMAGE_SIZE 16"):
+        make("window")([{"image": image(12, 40)}])
     with pytest.raises(UserError, match="INPUT.TEST_MODE is 'sqare'"):
         make("sqare")
 
