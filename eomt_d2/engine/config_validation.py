@@ -27,6 +27,7 @@ RANGES = (
     ("SOLVER.BASE_LR", 0, None),
     ("SOLVER.MAX_ITER", 1, None),
     ("SOLVER.IMS_PER_BATCH", 1, None),
+    ("SOLVER.REFERENCE_WORLD_SIZE", 0, None),
     ("SOLVER.WARMUP_ITERS_HEAD", 0, None),
     ("SOLVER.WARMUP_ITERS_BACKBONE", 0, None),
     ("SOLVER.POLY_LR_POWER", 0, None),
@@ -73,6 +74,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _outside_choices(cfg, CHOICES)
     yield from _outside_ranges(cfg, RANGES)
     yield from _schedule_problems(cfg)
+    yield from _batch_problems(cfg)
     yield from _precision_problems(cfg)
     if unknown or not is_mask_classification(cfg):
         return
@@ -130,6 +132,16 @@ def _schedule_problems(cfg: CfgNode) -> Iterator[str]:
         )
 
 
+def _batch_problems(cfg: CfgNode) -> Iterator[str]:
+    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference > 0 and batch % reference:
+        yield (
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, which does not divide "
+            f"SOLVER.IMS_PER_BATCH {batch}; give the number of processes the batch is meant for, "
+            "or 0 to leave the batch as it is."
+        )
+
+
 def _precision_problems(cfg: CfgNode) -> Iterator[str]:
     amp = cfg.SOLVER.AMP
     if amp.ENABLED and amp.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
@@ -166,6 +178,7 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
         )
     if cfg.MODEL.BACKBONE.NAME == "ViT":
         yield from _patch_problems(cfg)
+        yield from _rotary_problems(cfg)
 
 
 def _patch_problems(cfg: CfgNode) -> Iterator[str]:
@@ -181,6 +194,19 @@ def _patch_problems(cfg: CfgNode) -> Iterator[str]:
             yield (
                 f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
             )
+
+
+def _rotary_problems(cfg: CfgNode) -> Iterator[str]:
+    vit = cfg.MODEL.VIT
+    preset = PRESETS.get(vit.NAME, {})
+    dim = vit.EMBED_DIM or preset.get("embed_dim", 0)
+    heads = vit.NUM_HEADS or preset.get("num_heads", 0)
+    rotary = (vit.POSITION or preset.get("position")) == "rotary"
+    if rotary and heads > 0 and dim % (4 * heads):
+        yield (
+            f"MODEL.VIT.EMBED_DIM is {dim} and NUM_HEADS {heads}; with rotary positions the first "
+            "must be a multiple of 4 times the second."
+        )
 
 
 def _task_problems(cfg: CfgNode) -> Iterator[str]:

@@ -55,7 +55,8 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         UserError: if the file cannot be read, a key does not exist or a value is not allowed, if a
-            data set is unknown, or if this machine cannot run what is asked for.
+            data set is unknown, cannot be evaluated or has another number of classes than the
+            model, or if this machine cannot run what is asked for.
     """
     cfg = get_cfg()
     add_eomt_config(cfg)
@@ -70,9 +71,9 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     validate_config(cfg)
     register_datasets(cfg)
     _check_datasets(cfg, training=not getattr(args, "eval_only", True))
-    _check_classes(cfg)
     for name in cfg.DATASETS.TEST:
         evaluated_tasks(cfg, name)
+    _check_classes(cfg)
     # Before Detectron2 has started its processes, only the arguments know how many there will be.
     asked_for = getattr(args, "num_gpus", 1) * getattr(args, "num_machines", 1)
     _check_machine(cfg, max(comm.get_world_size(), asked_for))
@@ -142,7 +143,10 @@ def _check_classes(cfg: CfgNode) -> None:
         metadata = MetadataCatalog.get(name)
         if things_only and "panoptic" in metadata.get("evaluator_type", ""):
             continue  # its thing_classes list the stuff too
-        classes = metadata.get("thing_classes" if things_only else "stuff_classes")
+        classes = metadata.get("thing_classes" if things_only else "stuff_classes") or ()
+        things = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+        if max(things.values(), default=-1) >= len(classes):
+            continue  # things and stuff are numbered apart ("separated"): refused by the mapper
         given = cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES
         if classes and len(classes) != given:
             raise UserError(

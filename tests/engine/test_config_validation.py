@@ -29,7 +29,15 @@ FOUR_FRACTIONS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("overrides", [(), SEMANTIC_WINDOWS, FOUR_FRACTIONS])
+BATCH_OF_FOUR_PROCESSES = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.REFERENCE_WORLD_SIZE", 4)
+ROTARY = ("MODEL.VIT.POSITION", "rotary")
+LEARNED = ("MODEL.VIT.EMBED_DIM", 1056)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [(), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES, ROTARY, LEARNED],
+)
 def test_good_configs(overrides):
     assert list(config_problems(config(*overrides))) == []
 
@@ -74,6 +82,14 @@ def annealed(schedule, starts, ends):
         (
             ("INPUT.TEST_MODE", "divisible", "INPUT.SIZE_DIVISIBILITY", 24),
             r"INPUT.SIZE_DIVISIBILITY is 24; it must be a multiple of MODEL.VIT.PATCH_SIZE 16\.",
+        ),
+        (
+            ("SOLVER.IMS_PER_BATCH", 6, "SOLVER.REFERENCE_WORLD_SIZE", 4),
+            r"SOLVER.REFERENCE_WORLD_SIZE is 4, which does not divide SOLVER.IMS_PER_BATCH 6;",
+        ),
+        (
+            ("MODEL.VIT.POSITION", "rotary", "MODEL.VIT.EMBED_DIM", 1056),  # 66 = 1056 / 16
+            r"MODEL.VIT.EMBED_DIM is 1056 and NUM_HEADS 16; with rotary positions the first must",
         ),
         (
             ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),

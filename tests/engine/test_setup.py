@@ -82,7 +82,10 @@ def test_set_up_writes_the_config_it_runs_with(config_file, tmp_path, restored_l
             ("DATASETS.TEST", "('coco_2017_val_panoptic',)"),
             r"NUM_CLASSES is 8, but the data set 'coco_2017_val_panoptic' has 133 classes",
         ),
-        (("DATASETS.TEST", "('shapes_val_semantic',)"), r"shapes_val_semantic"),
+        (
+            ("DATASETS.TEST", "('shapes_val_semantic',)", "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "5"),
+            r"Nothing can be evaluated on shapes_val_semantic",
+        ),
         (("OUTPUT_DIR", __file__), r"OUTPUT_DIR is .*, which is a file"),
     ],
 )
@@ -107,6 +110,21 @@ def test_bad_files_give_one_sentence(tmp_path, text, sentence):
     with pytest.raises(UserError, match=sentence) as caught:
         load_config(arguments(path))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_classes_are_compared_where_the_metadata_tells_them(config_file):
+    instances = (
+        "MODEL.MASK_FORMER.TEST.PANOPTIC_ON", "False",
+        "MODEL.MASK_FORMER.TEST.INSTANCE_ON", "True",
+    )  # fmt: skip
+    train = ("DATASETS.TRAIN", "('ade20k_instance_train',)", *instances)
+    load_config(arguments(config_file, *train, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "100"))
+    with pytest.raises(UserError, match="NUM_CLASSES is 150, .*'ade20k_instance_train' has 100"):
+        load_config(arguments(config_file, *train, "MODEL.SEM_SEG_HEAD.NUM_CLASSES", "150"))
+    # Detectron2 registers it with 80 things and 54 classes of stuff, both counted from 0: neither
+    # is the number of panoptic classes, and the mapper says which data to take instead.
+    separated = "('coco_2017_train_panoptic_separated',)"
+    load_config(arguments(config_file, "DATASETS.TRAIN", separated))
 
 
 def test_missing_file(tmp_path):
