@@ -46,6 +46,8 @@ def main() -> None:
     metrics = {
         **trained,
         "untrained_PQ": untrained["PQ"],
+        "untrained_AP": untrained["AP"],
+        "untrained_mIoU": untrained["mIoU"],
         "masking_probabilities": trainer.model.mask_annealing.probs.tolist(),
         "iterations": cfg.SOLVER.MAX_ITER,
         "training_seconds": round(seconds, 1),
