@@ -3,7 +3,6 @@
 annotations_instance/{training,validation}/*.png -> ade20k_instance_{train,val}.json
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from eomt_d2.data.datasets.ade20k import (
     segment_category,
 )
 from eomt_d2.data.datasets.coco_format import mask_box
-from eomt_d2.data.datasets.preparation import default_root, list_files, map_files, write_json
+from eomt_d2.data.datasets.preparation import list_files, map_files, run, write_json
 from eomt_d2.data.image_reading import read_id_png
-from eomt_d2.errors import UserError, exit_on_user_error
+from eomt_d2.errors import UserError
 
 
 def convert(source: Path) -> dict[str, Any]:
@@ -75,12 +74,7 @@ def prepare(root: Path, num_workers: int | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=default_root(), help="folder of all data")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
-    args = parser.parse_args()
-    with exit_on_user_error():
-        prepare(args.root, args.workers)
+    run(prepare, __doc__)
 
 
 if __name__ == "__main__":

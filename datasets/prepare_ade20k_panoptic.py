@@ -4,7 +4,6 @@ annotations/{training,validation}/*.png and annotations_instance/{training,valid
 ade20k_panoptic_{train,val}/*.png and ade20k_panoptic_{train,val}.json
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,14 @@ import numpy as np
 from eomt_d2.data.datasets.ade20k import ADE20K_CATEGORIES, panoptic_ids, segment_category
 from eomt_d2.data.datasets.coco_format import ids_to_rgb, mask_box
 from eomt_d2.data.datasets.preparation import (
-    default_root,
     list_files,
     map_files,
+    run,
     write_json,
     write_png,
 )
 from eomt_d2.data.image_reading import read_id_png, read_label_map
-from eomt_d2.errors import UserError, exit_on_user_error
+from eomt_d2.errors import UserError
 
 
 def convert(instance_folder: Path, target: Path, source: Path) -> dict[str, Any]:
@@ -78,12 +77,7 @@ def prepare(root: Path, num_workers: int | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=default_root(), help="folder of all data")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
-    args = parser.parse_args()
-    with exit_on_user_error():
-        prepare(args.root, args.workers)
+    run(prepare, __doc__)
 
 
 if __name__ == "__main__":

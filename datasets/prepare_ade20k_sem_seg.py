@@ -3,14 +3,13 @@
 annotations/{training,validation}/*.png -> annotations_detectron2/{training,validation}/*.png
 """
 
-import argparse
 from functools import partial
 from pathlib import Path
 
 from eomt_d2.data.datasets.ade20k import semantic_ids
-from eomt_d2.data.datasets.preparation import default_root, list_files, map_files, write_png
+from eomt_d2.data.datasets.preparation import list_files, map_files, run, write_png
 from eomt_d2.data.image_reading import read_label_map
-from eomt_d2.errors import UserError, exit_on_user_error
+from eomt_d2.errors import UserError
 
 
 def convert(target: Path, source: Path) -> None:
@@ -35,12 +34,7 @@ def prepare(root: Path, num_workers: int | None = None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", type=Path, default=default_root(), help="folder of all data")
-    parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
-    args = parser.parse_args()
-    with exit_on_user_error():
-        prepare(args.root, args.workers)
+    run(prepare, __doc__)
 
 
 if __name__ == "__main__":

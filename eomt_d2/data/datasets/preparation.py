@@ -1,5 +1,6 @@
 """What the preparation scripts share: where data is, work over many files, safe writing."""
 
+import argparse
 import json
 import os
 import tempfile
@@ -13,12 +14,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from eomt_d2.errors import UserError
+from eomt_d2.errors import UserError, exit_on_user_error
 
 __all__ = [
     "default_root",
     "list_files",
     "map_files",
+    "run",
     "write_json",
     "write_png",
 ]
@@ -29,6 +31,21 @@ _Result = TypeVar("_Result")
 def default_root() -> Path:
     """``$DETECTRON2_DATASETS``, or ``datasets`` where it is not set."""
     return Path(os.environ.get("DETECTRON2_DATASETS") or "datasets")
+
+
+def run(prepare: Callable[[Path, int | None], None], description: str) -> None:
+    """The command line of a script that prepares a data set: ``--root`` and ``--workers``.
+
+    Args:
+        prepare: takes the folder of all data and the number of processes (None: default).
+        description: shown by ``--help``.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--root", type=Path, default=default_root(), help="folder of all data")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core, up to 8)")
+    args = parser.parse_args()
+    with exit_on_user_error():
+        prepare(args.root, args.workers)
 
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
