@@ -26,6 +26,8 @@ REQUIREMENTS = [
     "matplotlib>=3.7",
     "PyYAML>=6.0",
     "safetensors>=0.4",
+    # Weights at hf:// addresses.
+    "huggingface_hub>=0.25",
     "tqdm>=4.60",
 ]
 

@@ -118,6 +118,8 @@ def _add_vit(cfg: CN) -> None:
     node.POSITION = ""  # "learned" or "rotary"
     node.LAYER_SCALE_INIT = -1.0  # 0 means no LayerScale; -1 means the preset's
     node.DROP_PATH_RATE = 0.0
+    # True accepts weights that leave a part of the ViT as initialised; otherwise they are an error.
+    node.ALLOW_PARTIAL_WEIGHTS = False
     # Recompute each block's activations in the backward pass instead of keeping them.
     node.ACTIVATION_CHECKPOINTING = False
 

@@ -1,26 +1,26 @@
 """The checkpointer: safe reading, weights fitted to the model, strictness, atomic writing."""
 
 import os
-from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from fvcore.common.checkpoint import _IncompatibleKeys as IncompatibleKeys
-from torch import Tensor, nn
+from torch import nn
 
 from eomt_d2.errors import UserError
-from eomt_d2.modeling.backbone import ViT
 
-from .file_reading import read_weights
-from .vit_weights import fit_vit_weights
+from .addresses import local_file, register_hub
+from .atomic_file import AtomicFile
+from .file_reading import read_weights, state_dict_of
+from .fitting import check_vits, fit_to_model
+from .heads import anew
+from .sources import rename_to_ours
+from .wording import shape_text, summary
 
 __all__ = ["Checkpointer"]
 
-# In front of every name where DDP or torch.compile wrapped the model that was saved.
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # Detectron2's way to ask for matching by similar names, at the end of a path.
 HEURISTICS_QUERY = "?matching_heuristics=True"
 
@@ -29,28 +29,39 @@ class Checkpointer(DetectionCheckpointer):
     """Reads and writes weights and the state of a training.
 
     It reads checkpoints of its own, of Detectron2 and of Lightning, Detectron2's ``.pkl`` model
-    zoo, and plain state dicts (``.pth``, ``.safetensors``): of the whole model, or of a ViT alone
-    under timm's names, which goes into the model's ViT. No file can execute code. Position and
-    patch embeddings are resampled to the model's sizes before shapes are compared.
+    zoo, folders of transformers, and plain state dicts (``.pth``, ``.bin``, ``.safetensors``): of a
+    whole model, or of a ViT alone, which goes into the model's ViT. Names of the projects in
+    :mod:`.sources` are translated. No file can execute code. Position and patch embeddings are
+    resampled to the model's sizes before shapes are compared. Besides a path, weights can have a
+    URL or an address ``hf://org/name``, see :mod:`.addresses`.
 
     A ViT is loaded completely or not at all: a missing or misshapen tensor of it is an error, since
-    training from a half-loaded backbone looks like training and is not. What a new task changes,
-    such as the class head, keeps its initial values where shapes differ, and a line in the log says
-    so. When a training resumes, everything must fit.
+    training from a half-loaded backbone looks like training and is not. What a new task changes
+    starts anew (the class head) or is fitted (the queries), and a line in the log says so. When a
+    training resumes, everything must fit.
 
     Args:
         model: a model, wrapped by DDP or not.
         save_dir: where checkpoints are written.
         strict: refuse weights that leave any tensor of the model as initialised, as evaluation
             must.
+        allow_partial_vit: accept weights that leave a part of a ViT as initialised.
         kwargs: see :class:`fvcore.common.checkpoint.Checkpointer`.
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, strict: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        strict: bool = False,
+        allow_partial_vit: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(model, save_dir, **kwargs)
+        register_hub(self.path_manager)
         self._strict = strict
+        self._allow_partial_vit = allow_partial_vit
         self._resuming = False
         self._use_heuristics = False
 
@@ -78,30 +89,36 @@ class Checkpointer(DetectionCheckpointer):
 
         Every process of a run must call this.
 
+        Args:
+            path: a file, a folder of transformers, a URL or an address; "" loads nothing.
+            checkpointables: see :class:`fvcore.common.checkpoint.Checkpointer`.
+
         Raises:
             UserError: if the file is not safe to read or does not hold the whole ViT (the whole
-                model if ``strict``); on all processes, if it does not exist for one of them.
+                model if ``strict``); on all processes, if one of them cannot get it.
         """
         self._use_heuristics = path.endswith(HEURISTICS_QUERY)
-        path = path.removesuffix(HEURISTICS_QUERY)
-        self._check_existence(path)
+        path = self._local_file(path.removesuffix(HEURISTICS_QUERY))
         if self._strict and not path:
             self.logger.warning(
                 "MODEL.WEIGHTS is empty, so an untrained model with random weights is evaluated."
             )
         return super().load(path, checkpointables)
 
-    def _check_existence(self, path: str) -> None:
+    def _local_file(self, path: str) -> str:
         # A process that stopped alone would leave the others waiting for it.
-        exists = not path or os.path.isfile(self.path_manager.get_local_path(path))
-        ranks = comm.all_gather((path, exists))
-        missing = [rank for rank, (_, exists) in enumerate(ranks) if not exists]
-        if missing:
-            wanted = ranks[missing[0]][0]
-            where = "" if len(missing) == len(ranks) else f" on the machine of rank {missing[0]}"
-            raise UserError(
-                f"The weights {wanted} do not exist{where} (MODEL.WEIGHTS, or --resume)."
-            )
+        local, problem = path, ""
+        if path:
+            try:
+                local = local_file(path, self.path_manager)
+            except UserError as error:
+                problem = str(error)
+        ranks = comm.all_gather((path, problem))
+        problems = {rank: problem for rank, (_, problem) in enumerate(ranks) if problem}
+        if problems:
+            rank, problem = next(iter(problems.items()))
+            where = "" if len(problems) == len(ranks) else f" (on the machine of rank {rank})"
+            raise UserError(problem + where)
         for rank, (other, _) in enumerate(ranks):
             if other != ranks[0][0]:
                 raise UserError(
@@ -109,6 +126,7 @@ class Checkpointer(DetectionCheckpointer):
                     f"{other or 'nothing'}; to resume on several machines, OUTPUT_DIR must be a "
                     f"folder that they share."
                 )
+        return local
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` and the note which checkpoint is the last one.
@@ -125,7 +143,7 @@ class Checkpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         os.makedirs(self.save_dir, exist_ok=True)
-        with _AtomicFile(path) as file:
+        with AtomicFile(path) as file:
             torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
         self.tag_last_checkpoint(f"{name}.pth")
 
@@ -134,65 +152,35 @@ class Checkpointer(DetectionCheckpointer):
         if "://" in self.save_dir:
             super().tag_last_checkpoint(last_filename_basename)
             return
-        with _AtomicFile(os.path.join(self.save_dir, "last_checkpoint")) as file:
+        with AtomicFile(os.path.join(self.save_dir, "last_checkpoint")) as file:
             file.write(last_filename_basename.encode())
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
-        if filename.endswith(".pkl"):
-            return self._as_zoo_checkpoint(content)
-        if "model" not in content:
-            # pycls and Lightning have keys of their own.
-            weights = content.get("model_state", content.get("state_dict", content))
-            content = {"model": weights}
-        _check_state_dict(content["model"], filename)
+        if filename.endswith(".pkl") and "model" not in content:
+            # Caffe2's, as Detectron2 reads it; "__author__" is how it knows.
+            blobs = content.get("blobs", content)
+            weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
+            return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
+        weights = state_dict_of(content, filename)
+        content = {**content, "model": weights} if "model" in content else {"model": weights}
         if self._use_heuristics:
             content["matching_heuristics"] = True
         return content
 
-    @staticmethod
-    def _as_zoo_checkpoint(content: dict[str, Any]) -> dict[str, Any]:
-        """Detectron2's conventions for ``.pkl``: its own model zoo, or Caffe2's."""
-        if "model" in content and "__author__" in content:
-            return content
-        blobs = content.get("blobs", content)
-        weights = {name: blob for name, blob in blobs.items() if not name.endswith("_momentum")}
-        return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
-
     def _load_model(self, checkpoint: dict[str, Any]) -> IncompatibleKeys:
-        vits = {
-            f"{name}." if name else "": module
-            for name, module in self.model.named_modules()
-            if isinstance(module, ViT)
-        }
         weights = checkpoint["model"]
         self._convert_ndarray_to_tensor(weights)
-        weights = _without_wrapper_prefixes(weights)
-        if not checkpoint.get("matching_heuristics"):
-            weights = _placed_in_vit(weights, vits)
-            for prefix, vit in vits.items():
-                for change in fit_vit_weights(weights, vit, prefix):
-                    self.logger.info(change)
+        weights, title = rename_to_ours(weights)
+        new_task = not (self._strict or self._resuming)
+        weights, changes = fit_to_model(weights, self.model, new_task=new_task)
+        self.logger.info("The weights are those of %s.", title)
+        for change in changes:
+            self.logger.info("%s.", change)
+        if not self._allow_partial_vit:
+            check_vits(weights, self.model)
         checkpoint["model"] = weights
-        self._check_vits(weights, vits)
         return super()._load_model(checkpoint)
-
-    def _check_vits(self, weights: dict[str, Tensor], vits: dict[str, nn.Module]) -> None:
-        for prefix, vit in vits.items():
-            problems = []
-            for name, tensor in vit.state_dict(prefix=prefix).items():
-                if name not in weights:
-                    problems.append(f"{name} is missing")
-                elif weights[name].shape != tensor.shape:
-                    problems.append(
-                        f"{name} is {_shape(weights[name].shape)} instead of {_shape(tensor.shape)}"
-                    )
-            if problems:
-                more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-                raise UserError(
-                    f"The weights do not fit the ViT of the config: {'; '.join(problems[:3])}"
-                    f"{more}."
-                )
 
     def _log_incompatible_keys(self, incompatible: IncompatibleKeys) -> None:
         state = self.model.state_dict()
@@ -210,25 +198,20 @@ class Checkpointer(DetectionCheckpointer):
             self._refuse_to_start_anew(misshapen, absent)
         loaded = len(state) - len(misshapen) - len(missing)
         self.logger.info("Loaded %d of the model's %d tensors.", loaded, len(state))
-        for name, found, wanted in misshapen:
-            self.logger.warning(
-                "%s starts anew: it is %s in the file and %s in the model.",
-                name,
-                _shape(found),
-                _shape(wanted),
-            )
+        for line in anew(misshapen):
+            self.logger.warning("%s.", line)
         if missing:
-            self.logger.warning("Not in the file, so they start anew: %s", _summary(missing))
+            self.logger.warning("Not in the file, so they start anew: %s.", summary(missing))
         if incompatible.unexpected_keys:
             self.logger.warning(
-                "Not in the model, so not used: %s", _summary(incompatible.unexpected_keys)
+                "Not in the model, so not used: %s.", summary(incompatible.unexpected_keys)
             )
 
     def _refuse_to_start_anew(
         self, misshapen: list[tuple[str, tuple[int, ...], tuple[int, ...]]], missing: list[str]
     ) -> None:
         problems = [
-            f"{name} is {_shape(found)} in the file and {_shape(wanted)} in the model"
+            f"{name} is {shape_text(found)} in the file and {shape_text(wanted)} in the model"
             for name, found, wanted in misshapen
         ] + [f"{name} is not in the file" for name in missing]
         if problems:
@@ -238,75 +221,3 @@ class Checkpointer(DetectionCheckpointer):
                 f"; give the config of their training (for example its NUM_CLASSES) and weights of "
                 f"the whole trained model, not of a backbone alone."
             )
-
-
-class _AtomicFile:
-    """Opens a temporary file beside ``path``, which takes its place when all went well."""
-
-    def __init__(self, path: str):
-        self._path = path
-        self._temporary = f"{path}.{os.getpid()}.tmp"
-
-    def __enter__(self):
-        self._file = open(self._temporary, "wb")
-        return self._file
-
-    def __exit__(self, error_type, error, traceback) -> None:
-        if error_type is None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._file.close()
-        if error_type is None:
-            os.replace(self._temporary, self._path)
-        else:
-            os.remove(self._temporary)
-
-
-def _check_state_dict(weights: Any, filename: str) -> None:
-    if not isinstance(weights, dict):
-        raise UserError(f"{filename} holds a {type(weights).__name__} in place of a state dict.")
-    for name, value in weights.items():
-        if not isinstance(name, str):
-            raise UserError(
-                f"{filename} holds no plain state dict: its entry {name!r} has a "
-                f"{type(name).__name__} for a name; save the model's state_dict() alone."
-            )
-        if not isinstance(value, Tensor | np.ndarray):
-            raise UserError(
-                f"{filename} holds no plain state dict: its entry {name!r} is a "
-                f"{type(value).__name__} and no tensor; save the model's state_dict() alone."
-            )
-
-
-def _without_wrapper_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in WRAPPER_PREFIXES:
-        if weights and all(name.startswith(prefix) for name in weights):
-            return _without_wrapper_prefixes({k[len(prefix) :]: v for k, v in weights.items()})
-    return weights
-
-
-def _placed_in_vit(weights: dict[str, Tensor], vits: dict[str, nn.Module]) -> dict[str, Tensor]:
-    """Put the prefix of the model's ViT in front of the weights of a ViT alone."""
-    is_plain_vit = "patch_embed.proj.weight" in weights and "blocks.0.norm1.weight" in weights
-    if not is_plain_vit or len(vits) != 1:
-        return weights
-    (prefix,) = vits
-    return {f"{prefix}{name}": tensor for name, tensor in weights.items()}
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape)) or "a scalar"
-
-
-def _summary(names: list[str]) -> str:
-    """Names with what they share said once: ``class_head.{bias, weight}, query_embed.weight``."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        module, _, leaf = name.rpartition(".")
-        groups.setdefault(module, []).append(leaf)
-    texts = [
-        leaves[0] if len(leaves) == 1 else f"{{{', '.join(leaves)}}}" for leaves in groups.values()
-    ]
-    return ", ".join(
-        f"{module}.{text}".lstrip(".") for module, text in zip(groups, texts, strict=True)
-    )
