@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from eomt_d2.solver import build_optimizer
-from tests.configs.published import PUBLISHED, load
+from tests.configs.published import PUBLISHED, ROOT, load
 
 S2, B2, L2, G2 = 23_975_942, 93_663_110, 316_695_686, 1_163_622_022
 S3, B3, L3 = 23_356_934, 92_425_094, 315_032_710
@@ -74,6 +74,8 @@ def learning_rates(name):
 def test_parameter_counts(name):
     cfg, model = build(name)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    quoted = f"# Cost: {PARAMETERS[name] / 1e6:.1f} M parameters"
+    assert quoted in (ROOT / f"{name}.yaml").read_text()
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
