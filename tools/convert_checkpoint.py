@@ -8,6 +8,7 @@ python tools/convert_checkpoint.py output/model_final.pth folder --target transf
 """
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
@@ -36,8 +37,9 @@ from eomt_d2.errors import UserError, exit_on_user_error
 from eomt_d2.modeling import EoMT
 
 
-def main() -> None:
-    args = parse_arguments()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Convert as the command line says."""
+    args = parse_arguments(arguments)
     check_destination(args.destination)
     if args.target != "transformers":
         check_ending(args.destination)
@@ -62,8 +64,8 @@ def main() -> None:
     print(f"Wrote {args.destination}.")
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; None takes the program's own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -81,7 +83,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--base", default="", help="DINOv3's weights, where SRC holds differences to them"
     )
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Rule", "read_by_rules", "rule", "write_by_rules"]
+__all__ = ["Rule", "is_any_of", "read_by_rules", "rule", "write_by_rules"]
 
 
 class Rule(NamedTuple):
@@ -93,6 +93,11 @@ def write_by_rules(
             for name, part in zip(theirs, parts, strict=True):
                 converted[_fill(name, stars)] = part
     return converted, rest
+
+
+def is_any_of(name: str, templates: Iterable[str]) -> bool:
+    """Whether a name is one of some names with stars."""
+    return any(re.fullmatch(_pattern(template), name) for template in templates)
 
 
 def _occurrences(templates: Sequence[str | None], weights: dict[str, Tensor]) -> list[list[str]]:

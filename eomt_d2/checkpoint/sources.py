@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eomt_d2.errors import UserError
 
-from .name_map import Rule, read_by_rules, rule
+from .name_map import Rule, is_any_of, read_by_rules, rule
 
 __all__ = ["SOURCES", "Source", "detect_source", "rename_to_ours", "without_wrappers"]
 
@@ -24,7 +24,7 @@ class Source(NamedTuple):
         title: for messages, with its article where it needs one.
         is_own: whether (clean) names are of this scheme.
         rules: from its names to ours; names that no rule takes stay as they are.
-        ignored: starts of names that say nothing about the network.
+        ignored: names, with stars, that say nothing about the network.
     """
 
     title: str
@@ -163,7 +163,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             "an official EoMT",
             lambda names: any(name.startswith("encoder.backbone.") for name in names),
             [*OFFICIAL_EOMT, *OFFICIAL_EOMT_DINOV3, *OFFICIAL_EOMT_DINOV2],
-            ("encoder.pixel_", "criterion."),
+            ("encoder.pixel_*", "criterion.**"),
         ),
     ),
     "transformers": (
@@ -176,13 +176,13 @@ SOURCES: dict[str, tuple[Source, ...]] = {
                 *TRANSFORMERS_EOMT_DINOV3,
                 *block_rules("layers.*", "backbone.blocks.*", _ANY_BLOCK),
             ],
-            ("criterion.",),
+            ("criterion.**",),
         ),
         Source(
             "a ViT of transformers",
             lambda names: "embeddings.cls_token" in names,
             _TRANSFORMERS_VIT,
-            ("embeddings.mask_token", "rope_embeddings."),
+            ("embeddings.mask_token", "rope_embeddings.**"),
         ),
     ),
     "dinov3": (
@@ -190,7 +190,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             "DINOv3's ViT",
             lambda names: {"storage_tokens", "patch_embed.proj.weight"} <= names,
             _DINOV3,
-            ("mask_token", "rope_embed."),
+            ("mask_token", "rope_embed.**", "blocks.*.attn.qkv.bias_mask"),
         ),
     ),
     "dinov2": (
@@ -206,7 +206,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             "a ViT of timm",
             lambda names: {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= names,
             _TIMM,
-            ("head.", "head_dist.", "mask_token", "rope."),
+            ("head.**", "head_dist.**", "mask_token", "rope.**", "blocks.*.attn.k_bias"),
         ),
     ),
     "eomt_d2": (
@@ -270,7 +270,7 @@ def rename_to_ours(
             f"The weights are not those of {SOURCES[key][0].title}: they look like {looks}, with "
             f"names such as {example}; leave the source to be found by itself (auto)."
         )
-    known = {name: t for name, t in weights.items() if not name.startswith(scheme.ignored)}
+    known = {n: tensor for n, tensor in weights.items() if not is_any_of(n, scheme.ignored)}
     try:
         renamed, rest = read_by_rules(known, scheme.rules)
     except ValueError as error:

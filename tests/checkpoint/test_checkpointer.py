@@ -15,6 +15,8 @@ from eomt_d2.errors import UserError
 from eomt_d2.modeling.backbone import ViT
 from eomt_d2.modeling.masked_attention import MaskAnnealing
 
+from .foreign import official_eomt, our_eomt, transformers_eomt
+
 
 class Segmenter(nn.Module):
     def __init__(self, num_classes=3, img_size=64):
@@ -266,6 +268,36 @@ def test_weights_of_lightning_under_the_name_of_its_network(tmp_path):
     content = {"state_dict": source.state_dict(prefix="network."), "epoch": 3}
     Checkpointer(model).load(saved(tmp_path, content))
     assert_equal(model.state_dict(), source.state_dict())
+
+
+def test_an_official_eomt_to_evaluate(tmp_path, log):
+    """A finished one runs unmasked by itself, a partly annealed one as it was trained."""
+    official = {f"network.{name}": tensor for name, tensor in official_eomt("dinov2").items()}
+    path = saved(tmp_path, official, "pytorch_model.bin")
+    model = our_eomt("dinov2")
+    Checkpointer(model, strict=True).load(path)
+    assert log[1:] == [
+        "INFO The weights are those of an official EoMT.",
+        "INFO Loaded 62 of the model's 62 tensors.",
+    ]
+    images = torch.randn(1, 3, 64, 64)
+    assert len(model.predict(images)) == 1
+    official["network.attn_mask_probs"] = torch.tensor([0.0, 1.0])
+    Checkpointer(model, strict=True).load(saved(tmp_path, official, "partly.bin"))
+    assert model.mask_annealing.active == (False, True)
+    assert len(model.predict(images)) == 2
+
+
+def test_a_folder_of_transformers_for_another_task(tmp_path, log):
+    transformers_eomt("dinov2").save_pretrained(tmp_path)
+    model = our_eomt("dinov2", num_classes=3, num_queries=10)
+    Checkpointer(model).load(str(tmp_path))
+    assert log[1:] == [
+        "INFO The weights are those of an EoMT of transformers.",
+        "INFO query_embed.weight: 7 queries in the file, 10 in the model; they are repeated.",
+        "INFO Loaded 60 of the model's 62 tensors.",
+        "WARNING class_head starts anew: 5 classes in the file, 3 in the model.",
+    ]
 
 
 def test_a_partial_backbone_has_to_be_allowed(tmp_path, log):
