@@ -127,9 +127,7 @@ def _download_first(download: Callable[[str], str]) -> str:
     for name in WEIGHT_FILES[:-1]:
         try:
             return _with_shards(download(name), download)
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
+        except EntryNotFoundError:  # there, or without a network in the cache
             continue
     return _with_shards(download(WEIGHT_FILES[-1]), download)
 

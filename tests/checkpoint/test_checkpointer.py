@@ -278,7 +278,7 @@ def test_an_official_eomt_to_evaluate(tmp_path, log):
     Checkpointer(model, strict=True).load(path)
     assert log[1:] == [
         "INFO The weights are those of an official EoMT.",
-        "INFO Loaded 62 of the model's 62 tensors.",
+        "INFO Loaded 69 of the model's 69 tensors.",
     ]
     images = torch.randn(1, 3, 64, 64)
     assert len(model.predict(images)) == 1
@@ -295,7 +295,7 @@ def test_a_folder_of_transformers_for_another_task(tmp_path, log):
     assert log[1:] == [
         "INFO The weights are those of an EoMT of transformers.",
         "INFO query_embed.weight: 7 queries in the file, 10 in the model; they are repeated.",
-        "INFO Loaded 60 of the model's 62 tensors.",
+        "INFO Loaded 67 of the model's 69 tensors.",
         "WARNING class_head starts anew: 5 classes in the file, 3 in the model.",
     ]
 
