@@ -98,9 +98,12 @@ def main(args: argparse.Namespace) -> None:
 
 def _masked_when_finished(cfg: CfgNode, model: nn.Module) -> bool | None:
     """Whether masked attention stays after the training; None where nothing can switch it."""
-    if getattr(model, "mask_annealing", None) is None:
+    annealing = getattr(model, "mask_annealing", None)
+    if annealing is None:
         return None
-    return cfg.MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE == "none"
+    # A model may leave annealing to choice: Mask2Former, as published, masks throughout.
+    anneals = getattr(annealing, "enabled", True)
+    return not anneals or cfg.MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE == "none"
 
 
 if __name__ == "__main__":

@@ -66,23 +66,19 @@ def network_complexity(
             or if what is computed depends on the content of the image (detectors that crop
             proposals, for example), so that the shape of the input does not say it.
     """
-    if isinstance(model, MaskClassificationModel):
-        _check_size(height, width, model.size_divisibility)
-    else:
-        _check_size(height, width, 1)
+    classifies_masks = isinstance(model, MaskClassificationModel)
+    _check_size(height, width, model.size_divisibility if classifies_masks else 1)
     if masked is not None:
         _set_masked(model, masked)
     image = torch.zeros(3, height, width, device=next(model.parameters()).device)
 
     def run() -> object:
-        if isinstance(model, MaskClassificationModel):
+        if classifies_masks:
             return model.predict(image[None])
         return model([{"image": image, "height": height, "width": width}])
 
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with _inference(model):
             own_macs = count_macs(model, run)
     except RuntimeError as error:
         # So does PyTorch say that an operation needs values, which the meta device does not have.
@@ -92,8 +88,6 @@ def network_complexity(
             "computes depends on the content of an image, or does not work at this size "
             f"({reason}); tools/analyze_model.py of Detectron2's repository counts on real images."
         ) from error
-    finally:
-        model.train(training)
     parameters, macs = _with_submodules(count_parameters(model)), _with_submodules(own_macs)
     return {name: Complexity(parameters[name], macs[name]) for name, _ in model.named_modules()}
 
@@ -163,6 +157,24 @@ def _unfused_attention() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+
+
+@contextmanager
+def _inference(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards all is as it was."""
+    training = model.training
+    # PyTorch's counter fails on a parameter that is the input of a module, if it could train.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+        for parameter in trainable:
+            parameter.requires_grad_(True)
 
 
 def _with_submodules(own: Mapping[str, int]) -> Counter[str]:

@@ -197,8 +197,13 @@ class ComputesInItsConstructor(nn.Module):
         super().__init__()
         self.rate = torch.linspace(0, 1, 3)[1].item()
         self.layer = nn.Conv2d(3, 2, 1)
+        self.query = nn.Parameter(torch.zeros(1, 4))
+        self.head = nn.Linear(4, 5, bias=False)
 
     def forward(self, batched_inputs):
+        # A parameter as the input of a module, seen from another shape, as learned queries are.
+        self.head(self.query.expand(6, -1))
+        self.head(self.query)
         return [Output(self.layer(x["image"][None])) for x in batched_inputs]
 
 
@@ -206,8 +211,10 @@ def test_another_architecture_that_cannot_be_built_on_meta():
     cfg = config("MODEL.META_ARCHITECTURE", "ComputesInItsConstructor", "MODEL.DEVICE", "cuda")
     model = build_meta_model(cfg)
     assert model.layer.weight.is_meta and model.rate == 0.5
-    assert network_complexity(model, 10, 7)["layer"] == (3 * 2 + 2, 10 * 7 * 3 * 2)
-    assert model.training
+    found = network_complexity(model, 10, 7)
+    assert found["layer"] == (3 * 2 + 2, 10 * 7 * 3 * 2)
+    assert found["head"] == (4 * 5, 7 * 4 * 5)
+    assert model.training and all(p.requires_grad for p in model.parameters())
 
 
 # Detectron2's anchors.
