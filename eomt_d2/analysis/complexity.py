@@ -66,14 +66,14 @@ def network_complexity(
             or if what is computed depends on the content of the image (detectors that crop
             proposals, for example), so that the shape of the input does not say it.
     """
-    classifies_masks = isinstance(model, MaskClassificationModel)
-    _check_size(height, width, model.size_divisibility if classifies_masks else 1)
+    step = model.size_divisibility if isinstance(model, MaskClassificationModel) else 1
+    _check_size(height, width, step)
     if masked is not None:
         _set_masked(model, masked)
     image = torch.zeros(3, height, width, device=next(model.parameters()).device)
 
     def run() -> object:
-        if classifies_masks:
+        if isinstance(model, MaskClassificationModel):
             return model.predict(image[None])
         return model([{"image": image, "height": height, "width": width}])
 
