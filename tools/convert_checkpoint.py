@@ -10,13 +10,12 @@ python tools/convert_checkpoint.py output/model_final.pth folder --target transf
 import argparse
 from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.file_io import PathManager
-from torch import nn
+from torch import Tensor, nn
 
+from eomt_d2.analysis import build_meta_model
 from eomt_d2.checkpoint.addresses import register_hub
 from eomt_d2.checkpoint.conversion import (
     check_destination,
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tensors, title = read_foreign(args.source_path, PathManager, source=args.source, base=args.base)
     print(f"{args.source_path}: {title}, {len(tensors)} tensors.")
     if cfg is not None:
-        model = build_without_memory(cfg)
+        model = build_meta_model(cfg)
         tensors, lines = fit_strictly(tensors, model)
         print("".join(f"  {line}.\n" for line in lines), end="")
     if args.target != "eomt_d2":
@@ -92,13 +91,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     return load_config(args)
 
 
-def build_without_memory(cfg: CfgNode) -> nn.Module:
-    """The model of a config with names and shapes but no values."""
-    with torch.device("meta"):
-        return META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)(cfg)
-
-
-def check_whole_eomt(tensors: dict[str, torch.Tensor]) -> None:
+def check_whole_eomt(tensors: dict[str, Tensor]) -> None:
     """Only a whole EoMT can become one elsewhere."""
     lacking = [
         name
@@ -109,7 +102,7 @@ def check_whole_eomt(tensors: dict[str, torch.Tensor]) -> None:
         raise UserError(f"The weights are not those of a whole EoMT: {', '.join(lacking)} missing.")
 
 
-def write_folder(folder: str, tensors: dict, cfg: CfgNode, model: nn.Module) -> None:
+def write_folder(folder: str, tensors: dict[str, Tensor], cfg: CfgNode, model: nn.Module) -> None:
     """A folder that transformers' ``from_pretrained`` reads."""
     if not isinstance(model, EoMT):
         raise UserError(f"transformers' EoMT cannot be a {cfg.MODEL.META_ARCHITECTURE}.")

@@ -11,8 +11,16 @@ from eomt_d2.engine.config_validation import validate_config
 from eomt_d2.engine.hooks import configured_windows
 from tests.configs.published import PUBLISHED, ROOT, leaves, load
 
+SIZES = ("small", "base", "large", "giant")
 TASK_FLAGS = ("PANOPTIC_ON", "INSTANCE_ON", "SEMANTIC_ON")
 MAX_LINES = 15
+TAGS = {
+    **dict.fromkeys((f"vit_{s}_patch14_reg4_dinov2" for s in SIZES), "lvd142m"),
+    **dict.fromkeys((f"vit_{s}_patch16_dinov3" for s in SIZES[:3]), "lvd1689m"),
+    "vit_large_patch16_224": "augreg_in21k",
+    "deit3_large_patch16_384": "fb_in1k",
+    "eva02_large_patch14_448": "mim_m38m_ft_in22k",
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -31,7 +39,7 @@ def test_published_recipe(name):
 
     assert model.META_ARCHITECTURE == "EoMT"
     assert model.VIT.NAME == recipe.preset
-    assert model.WEIGHTS == (recipe.weights or f"weights/{recipe.preset}.safetensors")
+    assert model.WEIGHTS == (recipe.weights or f"hf://timm/{recipe.preset}.{TAGS[recipe.preset]}")
     assert (tuple(model.PIXEL_MEAN), tuple(model.PIXEL_STD)) == recipe.pixels
     assert model.EOMT.MASKED_ATTENTION is recipe.masked
     assert source.IMAGE_SIZE == source.MIN_SIZE_TEST == recipe.size
@@ -47,6 +55,11 @@ def test_published_recipe(name):
         solver.LAYER_DECAY,
         solver.QUERY_BLOCKS_FULL_LR,
     )
+
+
+def test_timm_has_the_weights_under_these_addresses():
+    for preset, tag in TAGS.items():
+        assert timm.get_pretrained_cfg(f"{preset}.{tag}").hf_hub_id == f"timm/{preset}.{tag}"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
