@@ -35,6 +35,7 @@ EXTRAS = {
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "dev": [
         "pytest>=7.4",
+        "pytest-xdist>=3.5",
         "hypothesis>=6.80",
         "ruff>=0.5",
         "mypy>=1.8",

@@ -17,7 +17,7 @@ DATA_FOLDERS = ("coco", "ade20k", "photos")
 
 
 def pytest_configure(config):
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def pytest_runtest_setup(item):

@@ -21,12 +21,13 @@ MODULES = (
     "tensorboard",
     "matplotlib",
     "safetensors",
+    "huggingface_hub",
     "panopticapi.evaluation",
     "detectron2.engine",
     "detectron2.evaluation",
     "eomt_d2",
 )
-DEV_MODULES = ("pytest", "hypothesis", "timm", "transformers")
+DEV_MODULES = ("pytest", "xdist", "hypothesis", "timm", "transformers")
 
 
 def main(extras: str) -> int:

@@ -6,6 +6,7 @@ scripts explicit pairs of files: the scripts' own search takes whatever lies in 
 leaves files behind in the working directory.
 """
 
+import abc
 import contextlib
 import copy
 import io
@@ -46,7 +47,7 @@ class CityscapesPanopticEvaluator(PanopticEvaluator):
     evaluation_module = "cityscapesscripts.evaluation.evalPanopticSemanticLabeling"
 
 
-class _CityscapesEvaluator(DatasetEvaluator):
+class _CityscapesEvaluator(DatasetEvaluator, abc.ABC):
     """Collects encoded predictions; the main process writes them out for the official script.
 
     Args:
@@ -104,14 +105,17 @@ class _CityscapesEvaluator(DatasetEvaluator):
             with _official_script():
                 return self._run(files, truth_files, arguments)
 
+    @abc.abstractmethod
     def _encode(self, output: dict) -> Any:
-        raise NotImplementedError
+        """One image's prediction in a form that is cheap to gather."""
 
+    @abc.abstractmethod
     def _write(self, prediction: Any, frame: str, folder: str) -> str:
-        raise NotImplementedError
+        """Write what :meth:`_encode` gave as the official script reads it; returns the file."""
 
+    @abc.abstractmethod
     def _run(self, files: list[str], truth_files: list[str], arguments: Any) -> OrderedDict:
-        raise NotImplementedError
+        """Results of the official script over pairs of files."""
 
 
 class CityscapesSemanticEvaluator(_CityscapesEvaluator):
