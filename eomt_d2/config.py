@@ -113,9 +113,11 @@ def _add_vit(cfg: CN) -> None:
     node.DEPTH = 0
     node.NUM_HEADS = 0
     node.MLP_RATIO = 0.0
-    node.FFN = ""  # "mlp" (GELU) or "swiglu"
+    # "mlp" (GELU), "swiglu" (DINOv2's giant) or "swiglu_subln" (EVA-02)
+    node.FFN = ""
     node.NUM_REGISTERS = -1  # -1 means the preset's
-    node.POSITION = ""  # "learned" or "rotary"
+    # "learned", "rotary" (DINOv3) or "eva02" (learned, and EVA-02's rotary)
+    node.POSITION = ""
     node.LAYER_SCALE_INIT = -1.0  # 0 means no LayerScale; -1 means the preset's
     node.DROP_PATH_RATE = 0.0
     # True accepts weights that leave a part of the ViT as initialised; otherwise they are an error.

@@ -22,6 +22,11 @@ MASK_CLASSIFICATION_CHOICES = {
     "TEST.SEMANTIC_OUTPUT": ("scores", "labels"),
     "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
 }
+# "" is the preset's.
+VIT_CHOICES = {
+    "MODEL.VIT.FFN": ("", "mlp", "swiglu", "swiglu_subln"),
+    "MODEL.VIT.POSITION": ("", "learned", "rotary", "eva02"),
+}
 # (key, smallest value, largest value)
 RANGES = (
     ("SOLVER.BASE_LR", 0, None),
@@ -177,6 +182,7 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
             "plain ViT; it must be 'ViT'."
         )
     if cfg.MODEL.BACKBONE.NAME == "ViT":
+        yield from _outside_choices(cfg, VIT_CHOICES)
         yield from _patch_problems(cfg)
         yield from _rotary_problems(cfg)
 
@@ -201,7 +207,7 @@ def _rotary_problems(cfg: CfgNode) -> Iterator[str]:
     preset = PRESETS.get(vit.NAME, {})
     dim = vit.EMBED_DIM or preset.get("embed_dim", 0)
     heads = vit.NUM_HEADS or preset.get("num_heads", 0)
-    rotary = (vit.POSITION or preset.get("position")) == "rotary"
+    rotary = (vit.POSITION or preset.get("position")) in ("rotary", "eva02")
     if rotary and heads > 0 and dim % (4 * heads):
         yield (
             f"MODEL.VIT.EMBED_DIM is {dim} and NUM_HEADS {heads}; with rotary positions the first "

@@ -31,12 +31,23 @@ FOUR_FRACTIONS = (
 
 BATCH_OF_FOUR_PROCESSES = ("SOLVER.IMS_PER_BATCH", 8, "SOLVER.REFERENCE_WORLD_SIZE", 4)
 ROTARY = ("MODEL.VIT.POSITION", "rotary")
+EVA02 = ("MODEL.VIT.POSITION", "eva02", "MODEL.VIT.FFN", "swiglu_subln")
+EVA02_PRESET = ("MODEL.VIT.NAME", "eva02_large_patch14_448")
 LEARNED = ("MODEL.VIT.EMBED_DIM", 1056)
 
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES, ROTARY, LEARNED],
+    [
+        (),
+        SEMANTIC_WINDOWS,
+        FOUR_FRACTIONS,
+        BATCH_OF_FOUR_PROCESSES,
+        ROTARY,
+        EVA02,
+        EVA02_PRESET,
+        LEARNED,
+    ],
 )
 def test_good_configs(overrides):
     assert list(config_problems(config(*overrides))) == []
@@ -90,6 +101,18 @@ def annealed(schedule, starts, ends):
         (
             ("MODEL.VIT.POSITION", "rotary", "MODEL.VIT.EMBED_DIM", 1056),  # 66 = 1056 / 16
             r"MODEL.VIT.EMBED_DIM is 1056 and NUM_HEADS 16; with rotary positions the first must",
+        ),
+        (
+            (*EVA02_PRESET, "MODEL.VIT.EMBED_DIM", 1056),
+            r"MODEL.VIT.EMBED_DIM is 1056 and NUM_HEADS 16; with rotary positions the first must",
+        ),
+        (
+            ("MODEL.VIT.POSITION", "rope"),
+            r"MODEL.VIT.POSITION is 'rope'; it must be '', 'learned', 'rotary' or 'eva02'\.",
+        ),
+        (
+            ("MODEL.VIT.FFN", "gelu"),
+            r"MODEL.VIT.FFN is 'gelu'; it must be '', 'mlp', 'swiglu' or 'swiglu_subln'\.",
         ),
         (
             ("MODEL.BACKBONE.NAME", "build_resnet_backbone"),

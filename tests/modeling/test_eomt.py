@@ -259,11 +259,18 @@ def training_input(num_segments=2, size=SIZE):
     return {"image": image, "instances": instances}
 
 
-@pytest.mark.parametrize("segments", [(0, 0), (0, 3), (QUERIES + 4, 1)])
-def test_every_parameter_gets_a_gradient(segments):
+PLAIN = dict(num_registers=0, layer_scale_init=0.0)
+EVA02 = dict(PLAIN, position="eva02", ffn="swiglu_subln", key_bias=False)
+
+
+@pytest.mark.parametrize(
+    "segments, vit",
+    [((0, 0), {}), ((0, 3), {}), ((QUERIES + 4, 1), {}), ((0, 3), PLAIN), ((0, 3), EVA02)],
+)
+def test_every_parameter_gets_a_gradient(segments, vit):
     """Without ground truth, with some, and with more segments than queries: DDP allows no unused
-    parameter."""
-    model = perturb(make_model()).train()
+    parameter. With registers and without, with EVA-02's blocks."""
+    model = perturb(make_model(**vit)).train()
     losses = model([training_input(n) for n in segments])
     total = sum(losses.values())
     assert torch.isfinite(total)

@@ -1,9 +1,11 @@
 """Layer decay: literals for ViT-L at 1e-4 and 0.8 (SPEC of the recipe: 0.8^23, 0.8^3, ...)."""
 
 import pytest
+import torch
 from torch import nn
 
 from eomt_d2.modeling.backbone import ViT
+from eomt_d2.modeling.backbone.presets import PRESETS
 from eomt_d2.solver import layer_decay_factor, parameter_groups
 
 
@@ -70,6 +72,46 @@ def test_members_and_roles():
     roles = {name: group["role"] for name, group in groups.items()}
     assert roles.pop("head") == "head"
     assert set(roles.values()) == {"backbone"}
+
+
+PATCHES = ["patch_embed.proj.weight", "patch_embed.proj.bias"]
+
+
+@pytest.mark.parametrize(
+    "preset, embeddings, tensors_per_block",
+    [
+        # 14: two norms, qkv, its projection, two LayerScales and two linear layers.
+        ("vit_giant_patch14_reg4_dinov2", ["cls_token", "reg_token", "pos_embed"], 14),
+        ("vit_large_patch16_dinov3", ["cls_token", "reg_token"], 15),  # two biases of q and v
+        ("vit_large_patch16_224", ["cls_token", "pos_embed"], 12),  # no LayerScale
+        ("deit3_base_patch16_384", ["cls_token", "pos_embed"], 14),
+        # No LayerScale, two biases of q and v, three linear layers and a norm between them.
+        ("eva02_large_patch14_448", ["cls_token", "pos_embed"], 17),
+    ],
+)
+def test_layer_decay_of_presets(preset, embeddings, tensors_per_block):
+    """Blocks hold all their parameters, whatever these are called, and embeddings the others."""
+    arguments = dict(PRESETS[preset])
+    arguments.pop("num_query_blocks")
+    with torch.device("meta"):
+        model = Segmenter(ViT(**arguments))
+    depth = len(model.backbone.blocks)
+    names = {id(p): name for name, p in model.backbone.named_parameters()}
+    groups = groups_by_name(model)
+    members = {
+        name: [names[id(p)] for p in group["params"]]
+        for name, group in groups.items()
+        if name != "head"
+    }
+    assert sorted(members.pop("embeddings")) == sorted(PATCHES + embeddings)
+    assert members.pop("norm") == ["norm.weight", "norm.bias"]
+    assert list(members) == [f"block_{i}" for i in range(depth)]
+    for i in range(depth):
+        group = members[f"block_{i}"]
+        assert len(group) == tensors_per_block
+        assert all(name.startswith(f"blocks.{i}.") for name in group)
+        assert groups[f"block_{i}"]["lr"] == pytest.approx(1e-4 * 0.8 ** (depth - 1 - i))
+    assert groups["embeddings"]["lr"] == groups["block_0"]["lr"]
 
 
 def test_model_without_vit_has_a_backbone_and_a_head():

@@ -1,13 +1,16 @@
 """Where a patch is: learned position embeddings and their resampling, rotary embeddings."""
 
 import math
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = [
+    "Rotary",
     "apply_rotary",
+    "eva02_rotary_embedding",
     "resample_patch_embedding",
     "resample_position_embedding",
     "rotary_embedding",
@@ -72,10 +75,25 @@ def resample_patch_embedding(weight: Tensor, patch_size: int) -> Tensor:
     return kernels.reshape(*weight.shape[:2], patch_size, patch_size).to(weight.dtype)
 
 
+class Rotary(NamedTuple):
+    """By which angles the N patches of a grid turn the channels of their queries and keys.
+
+    Attributes:
+        cos: (N, head_dim) float32.
+        sin: (N, head_dim) float32.
+        interleaved: which two channels are turned together: False pairs channel i with channel
+            i + head_dim / 2, True channel 2i with channel 2i + 1.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    interleaved: bool = False
+
+
 def rotary_embedding(
     grid: tuple[int, int], head_dim: int, *, scale: float | Tensor = 1.0, device=None
-) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of DINOv3's axial rotary embedding (arXiv 2508.10104, section 3.2).
+) -> Rotary:
+    """DINOv3's axial rotary embedding (arXiv 2508.10104, section 3.2).
 
     The centre of each patch has coordinates in [-1, 1] on both axes. Frequency k turns it by
     2 pi * coordinate / 100^(4k / head_dim), k = 0 ... head_dim / 4 - 1: first the angles of y,
@@ -88,30 +106,64 @@ def rotary_embedding(
         device: where the result is made.
 
     Returns:
-        (cos, sin), each (h * w, head_dim) float32.
+        The rotation of each patch, in row-major order.
     """
+    y, x = (2 * (torch.arange(n, device=device).float() + 0.5) / n - 1 for n in grid)
+    angles = _axial_angles(2 * math.pi * scale * y, 2 * math.pi * scale * x, 100.0, head_dim)
+    angles = angles.repeat(1, 2)
+    return Rotary(angles.cos(), angles.sin())
+
+
+def eva02_rotary_embedding(
+    grid: tuple[int, int], head_dim: int, *, scale: float | Tensor = 1.0, device=None
+) -> Rotary:
+    """EVA-02's axial rotary embedding (arXiv 2303.11331, section 2.1).
+
+    Coordinates are those of its 16 x 16 patches in pre-training: patch i of n on an axis is at
+    16 i / n, on any grid. Frequency k turns by coordinate / 10000^(4k / head_dim), k = 0 ...
+    head_dim / 4 - 1: first the angles of y, then those of x, each for two adjacent channels.
+
+    Args:
+        grid: (h, w) patches.
+        head_dim: channels per attention head, a multiple of 4.
+        scale: factor on all coordinates.
+        device: where the result is made.
+
+    Returns:
+        The rotation of each patch, in row-major order.
+    """
+    y, x = (torch.arange(n, device=device).float() * 16 / n for n in grid)
+    angles = _axial_angles(scale * y, scale * x, 10000.0, head_dim).repeat_interleave(2, dim=1)
+    return Rotary(angles.cos(), angles.sin(), interleaved=True)
+
+
+def _axial_angles(y: Tensor, x: Tensor, base: float, head_dim: int) -> Tensor:
+    """(h * w, head_dim / 2): y / base^(4k / head_dim) for each k, then x / base^(4k / head_dim)."""
     if head_dim % 4:
         raise ValueError(f"Rotary embeddings need a head dimension divisible by 4, not {head_dim}.")
-    periods = 100.0 ** (4 * torch.arange(head_dim // 4, device=device).float() / head_dim)
-    y, x = (2 * (torch.arange(n, device=device).float() + 0.5) / n - 1 for n in grid)
-    coordinates = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2) * scale
-    angles = (2 * math.pi * coordinates[:, :, None] / periods).flatten(1).repeat(1, 2)
-    return angles.cos(), angles.sin()
+    periods = base ** (4 * torch.arange(head_dim // 4, device=y.device).float() / head_dim)
+    coordinates = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).reshape(-1, 2, 1)
+    return (coordinates / periods).flatten(1)
 
 
-def apply_rotary(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate the patch tokens of queries or keys, which are the last tokens; others stay.
 
     Args:
         x: (B, heads, T, head_dim) float.
-        rotary: (cos, sin) of :func:`rotary_embedding`, each (N, head_dim) with N <= T.
+        rotary: of N patches, N <= T.
 
     Returns:
         (B, heads, T, head_dim) in the dtype of ``x``; the rotation is computed in float32.
     """
-    cos, sin = rotary
+    cos, sin, interleaved = rotary
     others, patches = x.split((x.shape[-2] - cos.shape[0], cos.shape[0]), dim=-2)
     patches = patches.float()
-    first, second = patches.chunk(2, dim=-1)
-    rotated = patches * cos + torch.cat((-second, first), dim=-1) * sin
+    if interleaved:
+        first, second = patches.unflatten(-1, (-1, 2)).unbind(-1)
+        quarter_turn = torch.stack((-second, first), dim=-1).flatten(-2)
+    else:
+        first, second = patches.chunk(2, dim=-1)
+        quarter_turn = torch.cat((-second, first), dim=-1)
+    rotated = patches * cos + quarter_turn * sin
     return torch.cat((others, rotated.to(x.dtype)), dim=-2)

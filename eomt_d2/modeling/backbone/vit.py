@@ -7,11 +7,19 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .pos_embed import resample_position_embedding, rotary_embedding
+from .pos_embed import (
+    Rotary,
+    eva02_rotary_embedding,
+    resample_position_embedding,
+    rotary_embedding,
+)
 from .presets import PRESETS
 from .vit_block import Block
 
 __all__ = ["ViT"]
+
+# How each choice of ``position`` turns queries and keys.
+_ROTARY = {"learned": None, "rotary": rotary_embedding, "eva02": eva02_rotary_embedding}
 
 
 class PatchEmbed(nn.Module):
@@ -40,12 +48,12 @@ class ViT(Backbone):
         img_size: side in pixels of the square image whose patch grid the learned position
             embedding is stored for. Other grids get it resampled.
         mlp_ratio: hidden width of the feed-forward networks over ``embed_dim``.
-        ffn: "mlp" or "swiglu".
-        num_registers: register tokens.
+        ffn: "mlp" (GELU), "swiglu" (DINOv2's giant) or "swiglu_subln" (EVA-02's).
+        num_registers: register tokens; 0 leaves ``reg_token`` out.
         layer_scale_init: initial LayerScale factor; 0 leaves LayerScale out.
         drop_path_rate: stochastic depth rate of the last block; earlier ones rise to it linearly.
         norm_eps: epsilon of every LayerNorm.
-        position: "learned" or "rotary".
+        position: "learned", "rotary" (DINOv3's) or "eva02" (learned, and EVA-02's rotary).
         rotary_rescale: training draws one factor exp(U(-ln r, ln r)) per forward for all rotary
             coordinates; 1 draws nothing.
         key_bias: whether keys have a bias.
@@ -75,20 +83,26 @@ class ViT(Backbone):
         super().__init__()
         if img_size % patch_size:
             raise ValueError(f"The image size {img_size} is no multiple of the patch {patch_size}.")
-        if position not in ("learned", "rotary"):
-            raise ValueError(f"Unknown position embedding {position!r}: choose learned or rotary.")
+        if position not in _ROTARY:
+            raise ValueError(
+                f"Unknown position embedding {position!r}: choose from {', '.join(_ROTARY)}."
+            )
         self.embed_dim = embed_dim
         self.patch_size = patch_size
         self.num_prefix_tokens = 1 + num_registers
         self.activation_checkpointing = activation_checkpointing
         self.rotary_rescale = rotary_rescale
+        self._rotary_embedding = _ROTARY[position]
         self._native_grid = (img_size // patch_size,) * 2
         self._resampled: dict[tuple[int, int], Tensor] = {}
 
         self.patch_embed = PatchEmbed(patch_size, embed_dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dim))
-        self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim))
-        if position == "learned":
+        if num_registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, num_registers, embed_dim))
+        else:
+            self.reg_token = None
+        if position in ("learned", "eva02"):
             num_patches = self._native_grid[0] * self._native_grid[1]
             self.pos_embed = nn.Parameter(torch.zeros(1, num_patches, embed_dim))
         else:
@@ -153,31 +167,31 @@ class ViT(Backbone):
         patches = self.norm(tokens)[:, self.num_prefix_tokens :]
         return {"vit": patches.transpose(1, 2).unflatten(2, grid)}
 
-    def embed(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def embed(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
         """Images to the tokens that enter the first block.
 
         Args:
             images: (B, 3, H, W) normalised; H and W are multiples of the patch size.
 
         Returns:
-            (B, P + N, C) tokens [class | registers | patches], and the rotary cosines and sines
-            for the blocks, (N, C / heads) each, or None with learned position embeddings.
+            (B, P + N, C) tokens [class | registers | patches], and what turns queries and keys of
+            the N patches in every block, or None if nothing does.
         """
         grid = self.grid_size(*images.shape[-2:])
         patches = self.patch_embed(images)
-        rotary = None
         if self.pos_embed is not None:
             patches = patches + self._position_embedding(grid)
-        else:
-            rotary = self._rotary(grid, images.device)
-        prefix = torch.cat((self.cls_token, self.reg_token), dim=1)
-        return torch.cat((prefix.expand(len(images), -1, -1), patches), dim=1), rotary
+        prefix: Tensor = self.cls_token
+        if self.reg_token is not None:
+            prefix = torch.cat((prefix, self.reg_token), dim=1)
+        tokens = torch.cat((prefix.expand(len(images), -1, -1), patches), dim=1)
+        return tokens, self._rotary(grid, images.device)
 
     def run_block(
         self,
         block: Block,
         tokens: Tensor,
-        rotary: tuple[Tensor, Tensor] | None,
+        rotary: Rotary | None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
         """Run one of ``self.blocks``, with activation checkpointing if that is on."""
@@ -226,13 +240,15 @@ class ViT(Backbone):
             )
         return self._resampled[grid]
 
-    def _rotary(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    def _rotary(self, grid: tuple[int, int], device: torch.device) -> Rotary | None:
+        if self._rotary_embedding is None:
+            return None
         scale = 1.0
         if self.training and self.rotary_rescale != 1:
             # One factor for both axes and the whole batch (DINOv3's published recipe).
             scale = self.rotary_rescale ** torch.empty(1, device=device).uniform_(-1, 1)
         head_dim = self.embed_dim // self.blocks[0].attn.num_heads
-        return rotary_embedding(grid, head_dim, scale=scale, device=device)
+        return self._rotary_embedding(grid, head_dim, scale=scale, device=device)
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -241,5 +257,5 @@ class ViT(Backbone):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for token in (self.cls_token, self.reg_token, self.pos_embed):
-            if token is not None and token.numel():
+            if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)

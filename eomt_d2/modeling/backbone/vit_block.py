@@ -1,12 +1,15 @@
 """The transformer block of a plain ViT: attention, feed-forward, LayerScale, stochastic depth."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pos_embed import apply_rotary
+from .pos_embed import Rotary, apply_rotary
 
-__all__ = ["Attention", "Block", "DropPath", "LayerScale", "Mlp", "SwiGLU"]
+__all__ = ["Attention", "Block", "DropPath", "LayerScale", "Mlp", "SubLNSwiGLU", "SwiGLU"]
 
 
 class Attention(nn.Module):
@@ -15,7 +18,8 @@ class Attention(nn.Module):
     Args:
         dim: embedding dimension C, a multiple of ``num_heads``.
         num_heads: number of heads.
-        key_bias: False leaves the keys without a bias (DINOv3); queries and values keep theirs.
+        key_bias: False leaves the keys without a bias (DINOv3, EVA-02); those of queries and
+            values stay.
     """
 
     def __init__(self, dim: int, num_heads: int, *, key_bias: bool = True):
@@ -32,14 +36,14 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: Rotary | None = None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
         """Attend.
 
         Args:
             x: (B, T, C) tokens.
-            rotary: cosines and sines, (N, C / heads) each, for the last N tokens.
+            rotary: turns queries and keys of the last N tokens; its head_dim is C / heads.
             query_mask: (B, Q, T) bool; True where one of the first Q tokens may attend. The other
                 T - Q tokens attend everywhere, so they are computed without a mask and can use
                 the fastest kernel; a (T, T) mask never exists ("split attention").
@@ -100,6 +104,24 @@ class SwiGLU(nn.Module):
         return self.fc2(F.silu(gate) * up)
 
 
+class SubLNSwiGLU(nn.Module):
+    """LayerNorm of silu(gate) * up, linear. Takes and gives (..., dim).
+
+    EVA-02's network (arXiv 2303.11331, section 2.1): gate and up come from a layer each, and the
+    LayerNorm between hidden layer and output is the "sub-LN" of arXiv 2210.06423.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, *, norm_eps: float = 1e-6):
+        super().__init__()
+        self.fc1_g = nn.Linear(dim, hidden_dim)
+        self.fc1_x = nn.Linear(dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim, eps=norm_eps)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.norm(F.silu(self.fc1_g(x)) * self.fc1_x(x)))
+
+
 class LayerScale(nn.Module):
     """A learned factor per channel on a residual branch (arXiv 2103.17239, section 2.1)."""
 
@@ -132,9 +154,6 @@ class DropPath(nn.Module):
         return x * keep.to(x.dtype).div_(1 - self.rate)
 
 
-_FFNS = {"mlp": Mlp, "swiglu": SwiGLU}
-
-
 class Block(nn.Module):
     """Pre-norm transformer block; parameter names are timm's.
 
@@ -142,7 +161,7 @@ class Block(nn.Module):
         dim: embedding dimension C.
         num_heads: attention heads.
         mlp_ratio: hidden width of the feed-forward network over ``dim``.
-        ffn: "mlp" or "swiglu".
+        ffn: "mlp", "swiglu" or "swiglu_subln".
         layer_scale_init: initial LayerScale factor; 0 leaves LayerScale out.
         drop_path_rate: stochastic depth rate of both branches.
         norm_eps: epsilon of the LayerNorms.
@@ -162,8 +181,15 @@ class Block(nn.Module):
         key_bias: bool = True,
     ):
         super().__init__()
-        if ffn not in _FFNS:
-            raise ValueError(f"Unknown feed-forward network {ffn!r}: choose from {sorted(_FFNS)}.")
+        ffns: dict[str, Callable[[int, int], nn.Module]] = {
+            "mlp": Mlp,
+            "swiglu": SwiGLU,
+            "swiglu_subln": partial(SubLNSwiGLU, norm_eps=norm_eps),
+        }
+        if ffn not in ffns:
+            raise ValueError(
+                f"Unknown feed-forward network {ffn!r}: choose from {', '.join(ffns)}."
+            )
 
         def scale() -> nn.Module:
             return LayerScale(dim, layer_scale_init) if layer_scale_init else nn.Identity()
@@ -172,14 +198,14 @@ class Block(nn.Module):
         self.attn = Attention(dim, num_heads, key_bias=key_bias)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = _FFNS[ffn](dim, round(dim * mlp_ratio))
+        self.mlp = ffns[ffn](dim, round(dim * mlp_ratio))
         self.ls2 = scale()
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(
         self,
         x: Tensor,
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: Rotary | None = None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
         """(B, T, C) to (B, T, C); for ``rotary`` and ``query_mask`` see :class:`Attention`."""

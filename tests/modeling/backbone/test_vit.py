@@ -8,18 +8,7 @@ import torch.nn.functional as F
 from eomt_d2.config import add_eomt_config
 from eomt_d2.modeling.backbone.presets import PRESETS
 from eomt_d2.modeling.backbone.vit import ViT
-
-
-def perturb(module, std=0.02):
-    """Random weights everywhere: a fresh LayerScale of 1e-5 would hide broken blocks."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(std * torch.randn(parameter.shape, generator=generator))
-        for name, parameter in module.named_parameters():
-            if "gamma" in name:
-                parameter.add_(0.5)
-    return module
+from tests.modeling.backbone.weights import perturb
 
 
 def tiny(**kwargs):
@@ -56,52 +45,6 @@ def test_equals_timm_dinov2(size):
     torch.testing.assert_close(actual, expected, atol=2e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (48, 80)])
-def test_equals_timm_dinov3(size):
-    """The variant with biases of queries and values; timm calls LayerScale gamma_1, gamma_2."""
-    oracle = timm.create_model("vit_small_patch16_dinov3_qkvb", num_classes=0).eval()
-    perturb(oracle)
-    with torch.no_grad():
-        for name, parameter in oracle.named_parameters():
-            if name.endswith(("_bias", "gamma_1", "gamma_2")):
-                parameter.normal_()
-    preset = dict(PRESETS["vit_small_patch16_dinov3"])
-    preset.pop("num_query_blocks")
-    model = ViT(**preset, patch_size=16, img_size=64).eval()
-    state = {
-        name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma"): tensor
-        for name, tensor in oracle.state_dict().items()
-        if not name.endswith("k_bias")  # a buffer of zeros
-    }
-    model.load_state_dict(state, strict=True)
-    images = torch.randn(2, 3, *size)
-    with torch.no_grad():
-        expected = oracle.forward_features(images)[:, 5:].transpose(1, 2)
-        actual = model(images)["vit"].flatten(2)
-    assert expected.std() > 0.1
-    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=1e-3)
-
-
-def test_rotary_rescale_only_while_training():
-    model = tiny(position="rotary", rotary_rescale=2.0, embed_dim=24)
-    images = torch.randn(1, 3, 32, 32)
-    with torch.no_grad():
-        evaluated = [model(images)["vit"] for _ in range(2)]
-        trained = [model.train()(images)["vit"] for _ in range(2)]
-    assert torch.equal(*evaluated)
-    assert not torch.allclose(*trained)
-
-
-def test_giant_matches_timm_names_and_shapes():
-    with torch.device("meta"):
-        oracle = timm.create_model("vit_giant_patch14_reg4_dinov2", img_size=560, num_classes=0)
-        preset = dict(PRESETS["vit_giant_patch14_reg4_dinov2"])
-        preset.pop("num_query_blocks")
-        model = ViT(**preset, patch_size=14, img_size=560)
-    expected = {k: v.shape for k, v in oracle.state_dict().items()}
-    assert {k: v.shape for k, v in model.state_dict().items()} == expected
-
-
 def test_swiglu_equals_timm():
     """timm's packed GluMlp with SiLU on the first half is the giant model's network."""
     from eomt_d2.modeling.backbone.vit_block import SwiGLU
@@ -132,10 +75,12 @@ def test_position_cache_follows_the_weights():
     model, images = tiny(), torch.randn(1, 3, 16, 24)
     with torch.no_grad():
         before = model(images)["vit"]
-        state = {k: v + (k == "pos_embed") for k, v in model.state_dict().items()}
+        state = dict(model.state_dict())
+        # Not a constant, which every LayerNorm would take away again.
+        state["pos_embed"] = state["pos_embed"] + torch.randn(1, 16, 48)
         model.load_state_dict(state)
         after = model(images)["vit"]
-    assert not torch.allclose(before, after)
+    assert not torch.allclose(before, after, atol=0.1)
     with torch.enable_grad():
         torch.testing.assert_close(model(images)["vit"], after)
 
