@@ -112,8 +112,8 @@ def write_folder(folder: str, tensors: dict[str, Tensor], cfg: CfgNode, model: n
         names = metadata.get("stuff_classes") or metadata.get("thing_classes") or []
     if len(set(names)) != model.num_classes:
         names = []
-    config = transformers_config(model, list(names), model.postprocessing.thing_ids or frozenset())
     renamed = to_transformers(tensors, model.criterion.no_object_weight)
+    config = transformers_config(model, list(names), model.postprocessing.thing_ids or frozenset())
     write_transformers_folder(folder, renamed, config)
 
 

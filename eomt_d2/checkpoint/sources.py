@@ -14,7 +14,14 @@ from eomt_d2.errors import UserError
 
 from .name_map import Rule, is_any_of, read_by_rules, rule
 
-__all__ = ["SOURCES", "Source", "detect_source", "rename_to_ours", "without_wrappers"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "detect_source",
+    "prefixed",
+    "rename_to_ours",
+    "without_wrappers",
+]
 
 
 class Source(NamedTuple):
@@ -33,8 +40,8 @@ class Source(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-def block_rules(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
-    """Rules for the parts of a transformer block, with the path of the block in front."""
+def prefixed(theirs: str, ours: str, rules: Sequence[Rule]) -> list[Rule]:
+    """Rules for the parts of a module, with the path of the module in front."""
     return [
         Rule(
             tuple(f"{theirs}.{name}" for name in rule.theirs),
@@ -111,9 +118,22 @@ _TRANSFORMERS_VIT = [
     rule("embeddings.patch_embeddings.*", "patch_embed.proj.*"),
     rule("layernorm.*", "norm.*"),
     rule("norm.*", "norm.*"),
-    *block_rules("encoder.layer.*", "blocks.*", _ANY_BLOCK),
-    *block_rules("model.layer.*", "blocks.*", _ANY_BLOCK),
-    *block_rules("layer.*", "blocks.*", _ANY_BLOCK),
+    *prefixed("encoder.layer.*", "blocks.*", _ANY_BLOCK),
+    *prefixed("model.layer.*", "blocks.*", _ANY_BLOCK),
+    *prefixed("layer.*", "blocks.*", _ANY_BLOCK),
+]
+
+# --- timm: our own names, but for these.
+
+TIMM = [
+    rule("blocks.*.gamma_1", "blocks.*.ls1.gamma"),
+    rule("blocks.*.gamma_2", "blocks.*.ls2.gamma"),
+    # EVA-02.
+    rule([f"blocks.*.attn.{x}_proj.weight" for x in "qkv"], "blocks.*.attn.qkv.weight"),
+    rule("blocks.*.attn.q_proj.bias", "blocks.*.attn.q_bias"),
+    rule("blocks.*.attn.v_proj.bias", "blocks.*.attn.v_bias"),
+    # Classifiers that average the patches call their final norm so.
+    rule("fc_norm.*", "norm.*"),
 ]
 
 # --- Official EoMT.
@@ -130,10 +150,10 @@ OFFICIAL_EOMT_DINOV3 = [
     rule("encoder.backbone.patch_embed.register_tokens", "backbone.reg_token"),
     rule("encoder.backbone.patch_embed.patch_embeddings.*", "backbone.patch_embed.proj.*"),
     rule("encoder.backbone.norm.*", "backbone.norm.*"),
-    *block_rules("encoder.backbone.blocks.*", "backbone.blocks.*", COMMON_BLOCK),
-    *block_rules("encoder.backbone.blocks.*", "backbone.blocks.*", DINOV3_BLOCK),
+    *prefixed("encoder.backbone.blocks.*", "backbone.blocks.*", COMMON_BLOCK),
+    *prefixed("encoder.backbone.blocks.*", "backbone.blocks.*", DINOV3_BLOCK),
 ]
-# DINOv2 files hold timm's ViT under timm's names; so does what DINOv3 has in common with it.
+# All other files hold timm's ViT under timm's names.
 OFFICIAL_EOMT_DINOV2 = [rule("encoder.backbone.**", "backbone.**")]
 
 # --- Vision Transformers alone, as published by their authors.
@@ -149,12 +169,6 @@ _DINOV3 = [
     # The keys' part is masked with zeros when it is used.
     rule("blocks.*.attn.qkv.bias", ("blocks.*.attn.q_bias", None, "blocks.*.attn.v_bias")),
 ]
-_TIMM = [
-    rule("blocks.*.gamma_1", "blocks.*.ls1.gamma"),
-    rule("blocks.*.gamma_2", "blocks.*.ls2.gamma"),
-    # Classifiers that average the patches call their final norm so.
-    rule("fc_norm.*", "norm.*"),
-]
 
 # What ``--source`` can name, the most specific first; a project may use several schemes.
 SOURCES: dict[str, tuple[Source, ...]] = {
@@ -162,7 +176,12 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(
             "an official EoMT",
             lambda names: any(name.startswith("encoder.backbone.") for name in names),
-            [*OFFICIAL_EOMT, *OFFICIAL_EOMT_DINOV3, *OFFICIAL_EOMT_DINOV2],
+            [
+                *OFFICIAL_EOMT,
+                *OFFICIAL_EOMT_DINOV3,
+                *prefixed("encoder.backbone", "backbone", TIMM),
+                *OFFICIAL_EOMT_DINOV2,
+            ],
             ("encoder.pixel_*", "criterion.**"),
         ),
     ),
@@ -174,7 +193,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
                 *TRANSFORMERS_EOMT,
                 *TRANSFORMERS_EOMT_DINOV2,
                 *TRANSFORMERS_EOMT_DINOV3,
-                *block_rules("layers.*", "backbone.blocks.*", _ANY_BLOCK),
+                *prefixed("layers.*", "backbone.blocks.*", _ANY_BLOCK),
             ],
             ("criterion.**",),
         ),
@@ -205,7 +224,7 @@ SOURCES: dict[str, tuple[Source, ...]] = {
         Source(
             "a ViT of timm",
             lambda names: {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= names,
-            _TIMM,
+            TIMM,
             ("head.**", "head_dist.**", "mask_token", "rope.**", "blocks.*.attn.k_bias"),
         ),
     ),

@@ -24,7 +24,7 @@ from .sources import (
     TRANSFORMERS_EOMT,
     TRANSFORMERS_EOMT_DINOV2,
     TRANSFORMERS_EOMT_DINOV3,
-    block_rules,
+    prefixed,
 )
 
 __all__ = ["to_official", "to_transformers", "transformers_config", "write_transformers_folder"]
@@ -69,9 +69,14 @@ def to_transformers(weights: dict[str, Tensor], no_object_weight: float = 0.1) -
     rules = [
         *TRANSFORMERS_EOMT,
         *(TRANSFORMERS_EOMT_DINOV2 if dinov2 else TRANSFORMERS_EOMT_DINOV3),
-        *block_rules("layers.*", "backbone.blocks.*", block),
+        *prefixed("layers.*", "backbone.blocks.*", block),
     ]
     renamed = _write(weights, rules, "transformers' EoMT")
+    if not {"embeddings.register_tokens", "layers.0.layer_scale1.lambda1"} <= renamed.keys():
+        raise UserError(
+            "transformers' EoMT needs register tokens and LayerScale, which this one lacks; it "
+            "knows EoMT with a DINOv2 or DINOv3 backbone only."
+        )
     class_weights = torch.ones(len(weights["class_head.bias"]))
     class_weights[-1] = no_object_weight
     return {**renamed, "criterion.empty_weight": class_weights}

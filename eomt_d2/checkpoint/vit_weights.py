@@ -29,8 +29,6 @@ def fit_vit_weights(weights: dict[str, Tensor], vit: ViT, prefix: str = "") -> l
     """
     changes = []
     wanted = vit.state_dict()
-    # A ViT without registers has an empty tensor for them, which files do not mention.
-    weights.update({prefix + n: t for n, t in wanted.items() if not t.numel()})
     name = f"{prefix}pos_embed"
     if name in weights and "pos_embed" in wanted:
         position = weights[name]

@@ -14,6 +14,7 @@ from transformers import (
 from eomt_d2.checkpoint.sources import detect_source, rename_to_ours, without_wrappers
 from eomt_d2.errors import UserError
 from eomt_d2.modeling import ViT
+from eomt_d2.modeling.backbone.presets import PRESETS
 
 from .foreign import (
     BLOCKS,
@@ -171,6 +172,33 @@ def test_dinov3_of_timm(variant):
     with torch.no_grad():
         expected = oracle.forward_features(images)[:, 5:]
     torch.testing.assert_close(features(model, images), expected, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "architecture", ["vit_base_patch16_224", "deit3_base_patch16_384", "eva02_base_patch14_448"]
+)
+@pytest.mark.parametrize("in_eomt", [False, True])
+def test_the_other_presets_of_timm(architecture, in_eomt):
+    """Classifiers as timm publishes them, and the same backbone inside an official EoMT."""
+    with torch.device("meta"):
+        oracle = timm.create_model(architecture, depth=2)
+        preset = {**PRESETS[architecture], "depth": 2}
+        preset.pop("num_query_blocks")
+        patch = oracle.patch_embed.patch_size[0]
+        model = ViT(**preset, patch_size=patch, img_size=oracle.patch_embed.img_size[0])
+    weights = oracle.state_dict()
+    prefix = ""
+    if in_eomt:
+        prefix = "backbone."
+        weights = {f"encoder.{prefix}{n}": t for n, t in weights.items() if n[:5] != "head."}
+    renamed, title = rename_to_ours(weights)
+    assert title == ("an official EoMT" if in_eomt else "a ViT of timm")
+    wanted = {prefix + name: tensor.shape for name, tensor in model.state_dict().items()}
+    # The class token's position is in the file where there is one; fit_vit_weights moves it.
+    position = renamed[f"{prefix}pos_embed"]
+    has_class = position.shape[1] > wanted[f"{prefix}pos_embed"][1]
+    renamed[f"{prefix}pos_embed"] = position[:, int(has_class) :]
+    assert {name: tensor.shape for name, tensor in renamed.items()} == wanted
 
 
 def vit_weights(**kwargs):

@@ -78,6 +78,13 @@ def test_a_network_that_the_others_do_not_have():
         to_transformers(weights)
 
 
+def test_a_vit_without_registers():
+    weights = our_eomt("dinov2").state_dict()
+    del weights["backbone.reg_token"]
+    with pytest.raises(UserError, match="needs register tokens and LayerScale"):
+        to_transformers(weights)
+
+
 def test_the_gated_width_of_transformers():
     model = our_eomt("giant")
     assert transformers_config(model, [], frozenset())["mlp_ratio"] == 4
