@@ -25,21 +25,16 @@ def renamed_from_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of timm's DINOv3, EVA-02, DeiT III or plain ViT by the names of our ViT."""
     renamed = {}
     for name, tensor in state.items():
-        leaf = name.rsplit(".", 1)[-1]
-        if ".attn.q_proj.weight" in name:  # EVA-02: one layer each for queries, keys and values
-            stem = name.removesuffix("q_proj.weight")
-            thirds = [state[f"{stem}{x}_proj.weight"] for x in "qkv"]
-            renamed[f"{stem}qkv.weight"] = torch.cat(thirds)
-        elif ".attn.q_proj." in name or ".attn.v_proj.bias" in name:
-            stem = name.removesuffix("_proj.bias")
-            renamed[f"{stem}_bias"] = tensor
-        elif "k_proj" in name or "v_proj" in name:
-            assert leaf == "weight", name
-        else:
+        block, _, leaf = name.rpartition(".attn.")
+        if leaf == "q_proj.weight":  # EVA-02: a layer each for queries, keys and values
+            thirds = [state[f"{block}.attn.{x}_proj.weight"] for x in "qkv"]
+            renamed[f"{block}.attn.qkv.weight"] = torch.cat(thirds)
+        elif leaf in ("q_proj.bias", "v_proj.bias"):
+            renamed[f"{block}.attn.{leaf[0]}_bias"] = tensor
+        elif leaf not in ("k_proj.weight", "v_proj.weight"):
             name = name.replace("gamma_1", "ls1.gamma").replace("gamma_2", "ls2.gamma")
-            # Named so because its classifier averages the patches before it normalises.
-            name = name.replace("fc_norm.", "norm.")
-            renamed[name] = tensor
+            # EVA-02's final norm is called after the classifier in front of which it stands.
+            renamed[name.replace("fc_norm.", "norm.")] = tensor
     return renamed
 
 
