@@ -47,18 +47,23 @@ def fit_to_model(
 
 
 def check_vits(weights: dict[str, Tensor], model: nn.Module) -> None:
-    """Refuse weights that would leave a part of a ViT as initialised.
+    """Refuse weights that are not wholly those of a ViT.
+
+    Missing ones would stay as initialised, and left over ones (register tokens, LayerScale) belong
+    to another network.
 
     Args:
         weights: fitted to the model.
         model: any network.
 
     Raises:
-        UserError: if a tensor of one of the model's ViTs is missing or has another shape.
+        UserError: if a tensor of one of the model's ViTs is missing, superfluous or of another
+            shape.
     """
     for prefix, vit in _vits(model).items():
         problems = []
-        for name, tensor in vit.state_dict(prefix=prefix).items():
+        wanted = vit.state_dict(prefix=prefix)
+        for name, tensor in wanted.items():
             if name not in weights:
                 problems.append(f"{name} is missing")
             elif weights[name].shape != tensor.shape:
@@ -66,6 +71,10 @@ def check_vits(weights: dict[str, Tensor], model: nn.Module) -> None:
                     f"{name} is {shape_text(weights[name].shape)} instead of "
                     f"{shape_text(tensor.shape)}"
                 )
+        # Backbones that do without the last norm leave it out.
+        for name in sorted(weights.keys() - wanted.keys()):
+            if name.startswith(prefix) and not name.startswith(f"{prefix}norm."):
+                problems.append(f"{name} is in the file only")
         if problems:
             more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise UserError(

@@ -71,3 +71,15 @@ def test_a_half_loaded_backbone_is_refused():
         UserError, match="cls_token is 1x1x8 instead of 1x1x32; .*norm.bias is miss"
     ):
         check_vits(weights, our_eomt("dinov2"))
+
+
+def test_weights_of_another_kind_of_vit_are_refused():
+    weights = our_eomt("dinov2").state_dict()
+    weights["backbone.blocks.1.attn.sink"] = torch.zeros(1)
+    with pytest.raises(UserError, match="ViT of the config: backbone.blocks.1.attn.sink is in the"):
+        check_vits(weights, our_eomt("dinov2"))
+    # An adapter has no use for the last norm.
+    model = Wrapped()
+    weights, _ = fit_to_model(our_eomt("dinov2").backbone.state_dict(), model)
+    model.backbone["vit"].norm = nn.Identity()
+    check_vits(weights, model)
