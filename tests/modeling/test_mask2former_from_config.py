@@ -116,6 +116,24 @@ def test_every_parameter_gets_a_gradient(overrides):
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_gradients_under_autocast():
+    model = tiny(*ADAPTER).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model([training_input(1), training_input(3)])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+    largest = max(p.grad.abs().max() for p in model.backbone.spatial_prior.parameters())
+    assert largest > 1e-4
+
+
+def test_predict_compiles_without_graph_break():
+    model, images = tiny(*ADAPTER).eval(), torch.randn(1, 3, 64, 64)
+    compiled = torch.compile(model.predict, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        expected, actual = model.predict(images)[-1], compiled(images)[-1]
+    torch.testing.assert_close(actual.mask_logits, expected.mask_logits)
+
+
 @pytest.mark.parametrize("overrides", [ADAPTER, (), SINGLE_SCALE, RESNET])
 def test_predict_waits_for_no_device(overrides):
     """On the meta device there is no value to wait for: reading one raises."""

@@ -6,6 +6,7 @@ Shapes: B images, L levels of (h_l, w_l) pixels, S = sum of h_l * w_l tokens, Q 
 D channels, P points per level.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 
@@ -16,8 +17,6 @@ from torch import Tensor
 __all__ = ["ms_deform_attn", "ms_deform_attn_reference"]
 
 logger = logging.getLogger(__name__)
-
-_has_triton: bool | None = None
 
 
 def ms_deform_attn(
@@ -70,21 +69,22 @@ def ms_deform_attn_reference(
 
 @torch.compiler.assume_constant_result
 def _triton_is_there() -> bool:
+    return _import_kernels()
+
+
+@functools.cache
+def _import_kernels() -> bool:
     """Import the kernels, which registers their operator, at the first use on a GPU."""
-    global _has_triton
-    if _has_triton is None:
-        try:
-            from . import ms_deform_attn_triton  # noqa: F401
-        except ImportError as error:
-            logger.warning(
-                "Triton cannot be imported (%s): deformable attention runs in plain PyTorch, which "
-                "is slower.",
-                error,
-            )
-            _has_triton = False
-        else:
-            _has_triton = True
-    return _has_triton
+    try:
+        from . import ms_deform_attn_triton  # noqa: F401
+    except ImportError as error:
+        logger.warning(
+            "Triton cannot be imported (%s): deformable attention runs in plain PyTorch, which is "
+            "slower.",
+            error,
+        )
+        return False
+    return True
 
 
 def _check_shapes(

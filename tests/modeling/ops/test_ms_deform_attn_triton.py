@@ -79,7 +79,7 @@ def test_where_triton_is_missing_the_reference_runs_and_says_so(monkeypatch, cap
     import importlib
 
     module = importlib.import_module("eomt_d2.modeling.ops.ms_deform_attn")
-    monkeypatch.setattr(module, "_has_triton", None)
+    monkeypatch.setattr(module, "_import_kernels", module._import_kernels.__wrapped__)
     name = "eomt_d2.modeling.ops.ms_deform_attn_triton"
     monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
     monkeypatch.delattr("eomt_d2.modeling.ops.ms_deform_attn_triton", raising=False)
