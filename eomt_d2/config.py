@@ -17,6 +17,7 @@ def add_eomt_config(cfg: CN) -> None:
     """
     _add_input(cfg)
     _add_mask_former(cfg)
+    _add_mask2former(cfg)
     _add_vit(cfg)
     _add_solver(cfg)
     _add_datasets(cfg)
@@ -67,8 +68,8 @@ def _add_mask_former(cfg: CN) -> None:
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
 
-    # Mask annealing (EoMT, section 3.3). SCHEDULE says what STARTS and ENDS, one entry per
-    # masked block, are:
+    # Mask annealing (EoMT, section 3.3; Mask2Former only where it is asked to, see
+    # MODEL.MASK2FORMER). SCHEDULE says what STARTS and ENDS, one entry per masked block, are:
     #   staggered:  the published evenly staggered windows for SOLVER.MAX_ITER; both stay empty
     #   fractions:  fractions of SOLVER.MAX_ITER
     #   iterations: absolute iterations
@@ -99,6 +100,50 @@ def _add_mask_former(cfg: CN) -> None:
     cfg.TEST.SEMANTIC_OUTPUT = "scores"
     # Instances kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
+
+
+def _add_mask2former(cfg: CN) -> None:
+    """The decoders of Mask2Former. The names are those of its own configs where it has one.
+
+    With these keys the network loses one part after the other until EoMT is left (EoMT, section
+    3.1 and table 1): backbone "ViTAdapter"; backbone "ViT"; PIXEL_DECODER_NAME "none"; key maps
+    ["res4"] alone; META_ARCHITECTURE "EoMT".
+    """
+    node = cfg.MODEL.MASK_FORMER
+    # Channels of both decoders, heads, and hidden width of the transformer decoder's networks.
+    node.HIDDEN_DIM = 256
+    node.NHEADS = 8
+    node.DIM_FEEDFORWARD = 2048
+    # Predictions of the transformer decoder, which is one more than its layers.
+    node.DEC_LAYERS = 10
+
+    head = cfg.MODEL.SEM_SEG_HEAD
+    # "none" leaves the pixel decoder out: one 1x1 convolution per map.
+    head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
+    head.TRANSFORMER_ENC_LAYERS = 6
+    # The maps that queries attend to, with or without pixel decoder; stride 4 ("res2") is what
+    # masks are made from.
+    head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
+
+    cfg.MODEL.MASK2FORMER = CN()
+    # True anneals the decoder's masks by MASK_FORMER.MASK_ANNEALING, one window per layer. False
+    # masks throughout, as published, whatever the schedule there.
+    cfg.MODEL.MASK2FORMER.ANNEAL_MASKS = False
+
+    # Backbone "ViTAdapter": the ViT of MODEL.VIT and its adapter.
+    node = cfg.MODEL.VIT_ADAPTER = CN()
+    # "SyncBN" (over all processes on GPUs, else as "BN"), "BN", "GN" or "LN".
+    node.NORM = "SyncBN"
+    # Of deformable attention: heads (0 means the ViT's), points per head and map, and the width of
+    # its values over the ViT's.
+    node.NUM_HEADS = 0
+    node.NUM_POINTS = 4
+    node.VALUE_RATIO = 0.5
+
+    # Backbone "ViTFeaturePyramid": the maps made from the last layer of MODEL.VIT. Mask2Former
+    # over the backbone "ViT" makes what it needs by itself.
+    cfg.MODEL.VIT_PYRAMID = CN()
+    cfg.MODEL.VIT_PYRAMID.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
 
 
 def _add_vit(cfg: CN) -> None:

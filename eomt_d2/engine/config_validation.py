@@ -1,5 +1,6 @@
 """Checks of config values that would otherwise fail late, or quietly train something else."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from detectron2.config import CfgNode
@@ -21,6 +22,7 @@ MASK_CLASSIFICATION_CHOICES = {
     "INPUT.TEST_MODE": ("square", "divisible", "window"),
     "TEST.SEMANTIC_OUTPUT": ("scores", "labels"),
     "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
+    "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "none"),
 }
 # "" is the preset's.
 VIT_CHOICES = {
@@ -54,7 +56,15 @@ MASK_CLASSIFICATION_RANGES = (
     ("MODEL.MASK_FORMER.TEST.OVERLAP_THRESHOLD", 0, 1),
     ("MODEL.MASK_FORMER.MASK_ANNEALING.POWER", 0, None),
     ("MODEL.EOMT.NUM_BLOCKS", 0, None),
+    ("MODEL.MASK_FORMER.NHEADS", 1, None),
+    ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 1, None),
+    ("MODEL.MASK_FORMER.DEC_LAYERS", 2, None),
+    ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1, None),
+    ("MODEL.VIT_ADAPTER.NUM_HEADS", 0, None),
+    ("MODEL.VIT_ADAPTER.NUM_POINTS", 1, None),
 )
+# Backbones that hold the ViT of MODEL.VIT.
+VIT_BACKBONES = ("ViT", "ViTAdapter", "ViTFeaturePyramid")
 
 
 def validate_config(cfg: CfgNode) -> None:
@@ -88,6 +98,8 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _input_problems(cfg)
     yield from _task_problems(cfg)
     yield from _annealing_problems(cfg)
+    if cfg.MODEL.META_ARCHITECTURE == "Mask2Former":
+        yield from _decoder_problems(cfg)
 
 
 def _get(cfg: CfgNode, key: str):
@@ -181,7 +193,7 @@ def _input_problems(cfg: CfgNode) -> Iterator[str]:
             f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, but EoMT puts its queries into a "
             "plain ViT; it must be 'ViT'."
         )
-    if cfg.MODEL.BACKBONE.NAME == "ViT":
+    if cfg.MODEL.BACKBONE.NAME in VIT_BACKBONES:
         yield from _outside_choices(cfg, VIT_CHOICES)
         yield from _patch_problems(cfg)
         yield from _rotary_problems(cfg)
@@ -242,9 +254,10 @@ def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
         return
     num_blocks = _num_query_blocks(cfg)
     if len(node.STARTS) != len(node.ENDS) or len(node.STARTS) != (num_blocks or len(node.STARTS)):
+        kind = "query blocks" if cfg.MODEL.META_ARCHITECTURE == "EoMT" else "masked layers"
         yield (
             f"{key}.STARTS has {len(node.STARTS)} entries and ENDS {len(node.ENDS)}; both need one "
-            f"for each of the {num_blocks or ''} query blocks.".replace("  ", " ")
+            f"for each of the {num_blocks or ''} {kind}.".replace("  ", " ")
         )
     last = 1 if node.SCHEDULE == "fractions" else cfg.SOLVER.MAX_ITER
     for start, end in zip(node.STARTS, node.ENDS, strict=False):
@@ -255,8 +268,31 @@ def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
             )
 
 
+def _decoder_problems(cfg: CfgNode) -> Iterator[str]:
+    node, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
+    # Of the group normalisation and of the heads.
+    step = math.lcm(32, max(1, node.NHEADS))
+    if node.HIDDEN_DIM < 1 or node.HIDDEN_DIM % step:
+        yield (
+            f"MODEL.MASK_FORMER.HIDDEN_DIM is {node.HIDDEN_DIM}; it must be a multiple of {step} "
+            f"(32, and MODEL.MASK_FORMER.NHEADS {node.NHEADS})."
+        )
+    key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
+    names = list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES)
+    if not names or len(set(names)) < len(names):
+        yield f"{key} is {names}; it must name at least one map, and each only once."
+    if node.DEC_LAYERS - 1 < len(names):
+        yield (
+            f"MODEL.MASK_FORMER.DEC_LAYERS is {node.DEC_LAYERS}, which is {node.DEC_LAYERS - 1} "
+            f"layers for the {len(names)} maps of {key}; it must be at least {len(names) + 1}."
+        )
+
+
 def _num_query_blocks(cfg: CfgNode) -> int:
-    """Query blocks of an EoMT, or 0 where the config does not say."""
+    """Query blocks of an EoMT, decoder layers of a Mask2Former that is to be annealed, or 0 where
+    the config does not say."""
+    if cfg.MODEL.META_ARCHITECTURE == "Mask2Former" and cfg.MODEL.MASK2FORMER.ANNEAL_MASKS:
+        return cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1
     if cfg.MODEL.META_ARCHITECTURE != "EoMT":
         return 0
     preset = PRESETS.get(cfg.MODEL.VIT.NAME, {})

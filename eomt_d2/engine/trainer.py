@@ -149,7 +149,9 @@ class Trainer(DefaultTrainer):
         timer, *others = super().build_hooks()
         own: list[HookBase] = [LearningRateLogger()]
         if self._mask_annealing is not None:
-            windows = configured_windows(self.cfg, self._mask_annealing.num_blocks)
+            windows = None
+            if self._mask_annealing.enabled:
+                windows = configured_windows(self.cfg, self._mask_annealing.num_blocks)
             power = self.cfg.MODEL.MASK_FORMER.MASK_ANNEALING.POWER
             own.append(MaskAnnealingHook(self._mask_annealing, windows, power))
         return [timer, *own, *others]

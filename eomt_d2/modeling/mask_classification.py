@@ -1,6 +1,7 @@
 """What EoMT and Mask2Former share: images in, mask predictions in the middle, losses or results
 out. A network only adds ``predict``."""
 
+import math
 from collections import defaultdict
 
 import torch
@@ -34,7 +35,8 @@ class MaskClassificationModel(nn.Module):
         size_divisibility: the network takes images whose sides are multiples of this.
         image_size: side in pixels of square and window inference.
         test_mode: "square" pads images to ``image_size``; "divisible" pads them to a multiple of
-            ``test_size_divisibility``; "window" slides a square window over them.
+            ``test_size_divisibility``; "window" slides a square window over them. Whatever the
+            mode, what the network needs beyond that is padded too.
         test_size_divisibility: for "divisible"; 0 means ``size_divisibility``.
     """
 
@@ -64,7 +66,7 @@ class MaskClassificationModel(nn.Module):
         self.size_divisibility = size_divisibility
         self.image_size = image_size
         self.test_mode = test_mode
-        self.test_size_divisibility = test_size_divisibility or size_divisibility
+        self.test_size_divisibility = math.lcm(test_size_divisibility or 1, size_divisibility)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -199,10 +201,11 @@ class MaskClassificationModel(nn.Module):
             )
         positions = window_positions(*image_size, side)
         crops = [image[:, top : top + side, left : left + side] for top, left in positions]
-        prediction = self.predict(self._stack(crops, (side, side)))[-1]
+        padded = _ceil_to(side, self.size_divisibility)
+        prediction = self.predict(self._stack(crops, (padded, padded)))[-1]
         # A generator: the scores of one window at a time.
         windows = (
-            semantic_scores(masks, classes, (side, side))
+            semantic_scores(masks, classes, (padded, padded))[:, :side, :side]
             for masks, classes in zip(prediction.mask_logits, prediction.class_logits, strict=True)
         )
         scores = merge_windows(windows, positions, image_size)
@@ -219,7 +222,8 @@ class MaskClassificationModel(nn.Module):
                 f"INPUT.IMAGE_SIZE {self.image_size}: set INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST "
                 f"to {self.image_size}."
             )
-        return self.image_size, self.image_size
+        side = _ceil_to(self.image_size, self.size_divisibility)
+        return side, side
 
     def _stack(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
         # Padding is black, not the mean: it comes before the normalisation, as published.

@@ -1,6 +1,8 @@
-"""Masked attention of query tokens inside a ViT, and annealing it away during training.
+"""Masked attention of queries, inside a ViT or to the maps of a decoder, and annealing it away
+during training.
 
-EoMT, arXiv 2503.19108: section 3.2 (masked attention) and 3.3 (mask annealing).
+EoMT, arXiv 2503.19108: section 3.2 (masked attention) and 3.3 (mask annealing). Mask2Former, arXiv
+2112.01527: section 3.2.1 (masked attention).
 """
 
 import math
@@ -10,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["MaskAnnealing", "annealing_windows", "attention_mask", "masking_probability"]
+__all__ = [
+    "MaskAnnealing",
+    "annealing_windows",
+    "attention_mask",
+    "cross_attention_mask",
+    "masking_probability",
+]
 
 
 def attention_mask(
@@ -37,19 +45,46 @@ def attention_mask(
     return F.pad(patches, (mask_logits.shape[1] + num_prefix_tokens, 0), value=True)
 
 
-class MaskAnnealing(nn.Module):
-    """The probability, per query block, that a query is masked there.
+def cross_attention_mask(
+    mask_logits: Tensor, shape: tuple[int, int], opened: Tensor | None = None
+) -> Tensor:
+    """Where each query of a decoder may attend in a map.
 
-    The probabilities are a buffer, so a checkpoint carries them and a finished EoMT (all 0) runs
-    unmasked by itself. Control flow reads only the tuples of booleans made from them by
-    :meth:`set_probs` and after each load; it never waits for the device.
+    A query sees a pixel only where its predicted mask, resized to the map, has a probability of at
+    least 1/2. A query whose mask is empty sees everything, as nothing else is there for it to see.
+
+    Args:
+        mask_logits: (B, Q, h', w') float.
+        shape: (h, w) of the map.
+        opened: (B, Q) or (1, Q) bool; True lets a query attend everywhere.
+
+    Returns:
+        (B, Q, h * w) bool, True where attention is allowed.
+    """
+    logits = F.interpolate(mask_logits.detach(), size=shape, mode="bilinear", align_corners=False)
+    pixels = (logits >= 0).flatten(2)
+    everywhere = ~pixels.any(-1)
+    if opened is not None:
+        everywhere = everywhere | opened
+    return pixels | everywhere[..., None]
+
+
+class MaskAnnealing(nn.Module):
+    """The probability, per query block or decoder layer, that a query is masked there.
+
+    The probabilities are a buffer, so a checkpoint carries them: a finished EoMT (all 0) runs
+    unmasked by itself, a finished Mask2Former (all 1) masked. Control flow reads only the tuples of
+    booleans made from them by :meth:`set_probs` and after each load; it never waits for the device.
 
     Args:
         num_blocks: number of query blocks; each starts fully masked (probability 1).
+        enabled: whether training anneals. False (Mask2Former as published) masks throughout,
+            whatever the schedule in the config.
     """
 
-    def __init__(self, num_blocks: int):
+    def __init__(self, num_blocks: int, enabled: bool = True):
         super().__init__()
+        self.enabled = enabled
         self.register_buffer("probs", torch.ones(num_blocks))
         self._refresh([1.0] * num_blocks)
 
@@ -77,15 +112,26 @@ class MaskAnnealing(nn.Module):
         """
         if not self.active[block]:
             return None
-        opened = None
-        if self._random[block]:
-            size, generator = mask_logits.shape[:2], None
-            if not self.training:
-                size = (1, size[1])
-                generator = torch.Generator(mask_logits.device).manual_seed(block)
-            draw = torch.rand(size, device=mask_logits.device, generator=generator)
-            opened = draw >= self.probs[block]
-        return attention_mask(mask_logits, grid, num_prefix_tokens, opened)
+        return attention_mask(mask_logits, grid, num_prefix_tokens, self.opened(block, mask_logits))
+
+    def opened(self, block: int, mask_logits: Tensor) -> Tensor | None:
+        """The queries that are drawn to attend everywhere in one block; see :meth:`mask`.
+
+        Args:
+            block: counts from 0.
+            mask_logits: (B, Q, h, w); only its device and first two sizes matter.
+
+        Returns:
+            (B, Q) or (1, Q) bool, or None where nothing is random.
+        """
+        if not self._random[block]:
+            return None
+        size, generator = mask_logits.shape[:2], None
+        if not self.training:
+            size = (1, size[1])
+            generator = torch.Generator(mask_logits.device).manual_seed(block)
+        draw = torch.rand(size, device=mask_logits.device, generator=generator)
+        return draw >= self.probs[block]
 
     def _refresh(self, probs: Sequence[float]) -> None:
         self.active: tuple[bool, ...] = tuple(p > 0 for p in probs)

@@ -1,11 +1,11 @@
-"""From the patch grid to a finer pixel grid."""
+"""From the patch grid to a finer or coarser pixel grid."""
 
 import math
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ChannelLayerNorm", "UpscaleBlock", "num_upscale_blocks"]
+__all__ = ["ChannelLayerNorm", "DownscaleBlock", "UpscaleBlock", "num_upscale_blocks"]
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -32,6 +32,15 @@ class UpscaleBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.norm(self.conv2(F.gelu(self.conv1(x))))
+
+
+class DownscaleBlock(UpscaleBlock):
+    """(B, C, H, W) to (B, C, H / 2, W / 2): as :class:`UpscaleBlock`, with a 2x2 convolution of
+    stride 2 in place of the transposed one."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.conv1 = nn.Conv2d(channels, channels, kernel_size=2, stride=2)
 
 
 def num_upscale_blocks(patch_size: int) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 
 from eomt_d2.checkpoint import Checkpointer
 from eomt_d2.errors import UserError
-from eomt_d2.modeling.backbone import ViT
+from eomt_d2.modeling.backbone import ViT, ViTAdapter
 from eomt_d2.modeling.masked_attention import MaskAnnealing
 
 from .foreign import official_eomt, our_eomt, transformers_eomt
@@ -94,6 +94,18 @@ def test_timm_weights_of_a_vit_alone(tmp_path, kind, log):
         "WARNING Not in the file, so they start anew: class_head.{bias, weight}, "
         "mask_annealing.probs.",
     ]
+
+
+def test_weights_of_a_vit_alone_go_into_the_vit_of_an_adapter(tmp_path, log):
+    """Whose final norm does not exist; everything else of the ViT must be there."""
+    sizes = dict(embed_dim=32, depth=4, num_heads=2, patch_size=16, img_size=64)
+    source, model = ViT(**sizes), Segmenter()
+    model.backbone = ViTAdapter(vit=ViT(**sizes, final_norm=False))
+    path = saved(tmp_path, source.state_dict())
+    Checkpointer(model).load(path)
+    loaded = model.backbone.vit.state_dict()
+    assert_equal(loaded, {k: v for k, v in source.state_dict().items() if k in loaded})
+    assert log[-1] == ("WARNING Not in the model, so not used: backbone.vit.norm.{bias, weight}")
 
 
 def test_a_missing_backbone_tensor_is_an_error(tmp_path):

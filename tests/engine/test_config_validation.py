@@ -36,19 +36,20 @@ EVA02_PRESET = ("MODEL.VIT.NAME", "eva02_large_patch14_448")
 LEARNED = ("MODEL.VIT.EMBED_DIM", 1056)
 
 
+IN_FEATURES = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
+MASK2FORMER = ("MODEL.META_ARCHITECTURE", "Mask2Former")
+ADAPTER = (*MASK2FORMER, "MODEL.BACKBONE.NAME", "ViTAdapter")
+# One window for each of the nine layers, were they to be annealed; four are EoMT's.
+UNUSED_WINDOWS = (*MASK2FORMER, *FOUR_FRACTIONS)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
-        (),
-        SEMANTIC_WINDOWS,
-        FOUR_FRACTIONS,
-        BATCH_OF_FOUR_PROCESSES,
-        ROTARY,
-        EVA02,
-        EVA02_PRESET,
-        LEARNED,
+        (), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES, ROTARY, EVA02, EVA02_PRESET,
+        LEARNED, MASK2FORMER, ADAPTER, UNUSED_WINDOWS,
     ],
-)
+)  # fmt: skip
 def test_good_configs(overrides):
     assert list(config_problems(config(*overrides))) == []
 
@@ -121,6 +122,30 @@ def annealed(schedule, starts, ends):
         (
             ("MODEL.VIT.PATCH_SIZE", 14),
             r"INPUT.IMAGE_SIZE is 640; it must be a multiple of MODEL.VIT.PATCH_SIZE 14\.",
+        ),
+        (
+            (*ADAPTER, "MODEL.VIT.PATCH_SIZE", 14),
+            r"INPUT.IMAGE_SIZE is 640; it must be a multiple of MODEL.VIT.PATCH_SIZE 14\.",
+        ),
+        (
+            (*UNUSED_WINDOWS, "MODEL.MASK2FORMER.ANNEAL_MASKS", True),
+            r"STARTS has 4 entries and ENDS 4; both need one for each of the 9 masked layers\.",
+        ),
+        (
+            (*MASK2FORMER, "MODEL.MASK_FORMER.HIDDEN_DIM", 200),
+            r"HIDDEN_DIM is 200; it must be a multiple of 32 \(32, and .*NHEADS 8\)\.",
+        ),
+        (
+            (*MASK2FORMER, "MODEL.MASK_FORMER.DEC_LAYERS", 3),
+            r"DEC_LAYERS is 3, which is 2 layers for the 3 maps of .* must be at least 4\.",
+        ),
+        (
+            (*MASK2FORMER, "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME", "FPN"),
+            r"PIXEL_DECODER_NAME is 'FPN'; it must be 'MSDeformAttnPixelDecoder' or 'none'\.",
+        ),
+        (
+            (*MASK2FORMER, IN_FEATURES, ["res4", "res4"]),
+            r"IN_FEATURES is \['res4', 'res4'\]; it must name at least one map, and each only once",
         ),
         (("TEST.SEMANTIC_OUTPUT", "argmax"), r"TEST.SEMANTIC_OUTPUT is 'argmax'"),
         (("SOLVER.OPTIMIZER", "LAMB"), r"SOLVER.OPTIMIZER is 'LAMB'.*'ADAMW' or 'SGD'"),

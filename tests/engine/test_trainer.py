@@ -152,6 +152,29 @@ def test_a_new_training_from_a_finished_one_masks_again(tmp_path, uninterrupted)
     assert seen.probs == [[1, 1], [1, 1]]
 
 
+def test_a_network_that_does_not_anneal_masks_throughout(tmp_path, uninterrupted):
+    """Also from a checkpoint without masks, and whatever windows the config has."""
+
+    class Masked(TinyTrainer):
+        @classmethod
+        def build_model(cls, cfg):
+            model = Tiny()
+            model.mask_annealing.enabled = False
+            return model
+
+    cfg = config(tmp_path)
+    cfg.MODEL.WEIGHTS = str(tmp_path / "whole" / "model_final.pth")
+    annealing = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
+    annealing.SCHEDULE, annealing.STARTS, annealing.ENDS = "iterations", [1], [2]
+    trainer = Masked(cfg)
+    watcher = Watcher()
+    trainer.register_hooks([watcher])
+    trainer.resume_or_load(resume=False)
+    assert trainer.model.mask_annealing.probs.tolist() == [0, 0]
+    trainer.train()
+    assert watcher.probs == [[1, 1]] * ITERATIONS
+
+
 def test_evaluation_after_training_sees_the_final_probabilities(tmp_path):
     results = []
 

@@ -202,5 +202,6 @@ def test_importing_registers_models_and_nothing_else():
     out = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True
     )
-    assert out.stdout.strip() == "['EoMT'] ['ViT'] set()", out.stderr
+    registered = "['EoMT', 'Mask2Former'] ['ViT', 'ViTAdapter', 'ViTFeaturePyramid'] set()"
+    assert out.stdout.strip() == registered, out.stderr
     assert "EoMT" in META_ARCH_REGISTRY and "ViT" in BACKBONE_REGISTRY

@@ -9,6 +9,7 @@ from eomt_d2.modeling.masked_attention import (
     MaskAnnealing,
     annealing_windows,
     attention_mask,
+    cross_attention_mask,
     masking_probability,
 )
 
@@ -21,6 +22,15 @@ def test_attention_mask_by_hand():
     assert mask.tolist() == [[[True, True, True, True, False], [True, True, True, False, False]]]
     opened = attention_mask(logits, (1, 2), 1, opened=torch.tensor([[False, True]]))
     assert opened.tolist() == [[[True, True, True, True, False], [True] * 5]]
+
+
+def test_mask_of_a_decoder_by_hand():
+    """Two queries, masks of 2 x 4 pixels, a map of 1 x 2: the means of query 0's halves are 0,
+    which is a probability of 1/2 and inside, and -1. Query 1 has no mask and sees everything."""
+    logits = torch.tensor([[[[2.0, 1, -3, 1], [-2, -1, -3, 1]], [[-1.0] * 4, [-1.0] * 4]]])
+    assert cross_attention_mask(logits, (1, 2)).tolist() == [[[True, False], [True, True]]]
+    opened = cross_attention_mask(logits, (1, 2), opened=torch.tensor([[True, False]]))
+    assert opened.tolist() == [[[True, True], [True, True]]]
 
 
 def dense_mask(query_mask, tokens):

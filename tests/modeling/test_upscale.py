@@ -4,7 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eomt_d2.modeling.upscale import ChannelLayerNorm, UpscaleBlock, num_upscale_blocks
+from eomt_d2.modeling.upscale import (
+    ChannelLayerNorm,
+    DownscaleBlock,
+    UpscaleBlock,
+    num_upscale_blocks,
+)
 
 
 def test_stride_four_from_the_patch_size():
@@ -35,6 +40,20 @@ def test_block_is_its_four_steps():
         torch.testing.assert_close(block(x), normed.view(2, 3, 8, 10), atol=1e-5, rtol=1e-4)
 
 
-def test_parameters_of_the_large_model():
+def test_downscale_block_joins_two_by_two_pixels():
+    """W x + b of the four pixels below each; then as the upscale block."""
+    block = DownscaleBlock(3)
+    x = torch.randn(2, 3, 4, 6)
+    with torch.no_grad():
+        fours = x.reshape(2, 3, 2, 2, 3, 2)  # rows and columns in pairs
+        joined = torch.einsum("bchiwj,dcij->bdhw", fours, block.conv1.weight)
+        joined = F.gelu(joined + block.conv1.bias.view(-1, 1, 1))
+        expected = block.norm(block.conv2(joined))
+        torch.testing.assert_close(block(x), expected, atol=1e-5, rtol=1e-4)
+    assert expected.shape == (2, 3, 2, 3)
+
+
+@pytest.mark.parametrize("block", [UpscaleBlock, DownscaleBlock])
+def test_parameters_of_the_large_model(block):
     """SPEC-mask2former: 4,206,592 for one block of 1024 channels."""
-    assert sum(p.numel() for p in UpscaleBlock(1024).parameters()) == 4_206_592
+    assert sum(p.numel() for p in block(1024).parameters()) == 4_206_592

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from eomt_d2.modeling.backbone import ViT
+from eomt_d2.modeling.backbone import ViT, ViTAdapter, ViTFeaturePyramid
 from eomt_d2.modeling.backbone.presets import PRESETS
 from eomt_d2.solver import layer_decay_factor, parameter_groups
 
@@ -134,6 +134,18 @@ def test_new_modules_around_a_vit_are_new_parameters():
         id(p) for p in groups["head"]["params"]
     }
     assert groups["block_0"]["lr"] == pytest.approx(8e-5)
+
+
+@pytest.mark.parametrize("kind", [ViTAdapter, ViTFeaturePyramid])
+def test_in_the_baseline_only_the_vit_is_no_new_parameter(kind):
+    vit = ViT(embed_dim=32, depth=4, num_heads=1, patch_size=16, img_size=32,
+              final_norm=kind is ViTFeaturePyramid)  # fmt: skip
+    model = Segmenter(kind(vit=vit))
+    groups = groups_by_name(model)
+    head = {id(p) for p in groups["head"]["params"]}
+    assert head == {id(p) for p in model.parameters()} - {id(p) for p in vit.parameters()}
+    assert groups["block_1"]["lr"] == pytest.approx(0.64e-4)
+    assert ("norm" in groups) == (kind is ViTFeaturePyramid)
 
 
 def test_frozen_parameters_are_left_out():

@@ -58,6 +58,8 @@ class ViT(Backbone):
             coordinates; 1 draws nothing.
         key_bias: whether keys have a bias.
         activation_checkpointing: recompute blocks in the backward pass to save memory.
+        final_norm: False leaves the norm after the last block out, for networks that read the
+            blocks' tokens themselves: a parameter that gets no gradient stops distributed training.
     """
 
     @configurable
@@ -79,6 +81,7 @@ class ViT(Backbone):
         rotary_rescale: float = 1.0,
         key_bias: bool = True,
         activation_checkpointing: bool = False,
+        final_norm: bool = True,
     ):
         super().__init__()
         if img_size % patch_size:
@@ -120,7 +123,7 @@ class ViT(Backbone):
             )
             for i in range(depth)
         )
-        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps)
+        self.norm = nn.LayerNorm(embed_dim, eps=norm_eps) if final_norm else nn.Identity()
         self._initialise()
 
     @classmethod
@@ -164,8 +167,11 @@ class ViT(Backbone):
         tokens, rotary = self.embed(images)
         for block in self.blocks:
             tokens = self.run_block(block, tokens, rotary)
-        patches = self.norm(tokens)[:, self.num_prefix_tokens :]
-        return {"vit": patches.transpose(1, 2).unflatten(2, grid)}
+        return {"vit": self.patch_map(self.norm(tokens), grid)}
+
+    def patch_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (B, P + N, C) [class | registers | patches] to the map (B, C, h, w) of patches."""
+        return tokens[:, self.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
 
     def embed(self, images: Tensor) -> tuple[Tensor, Rotary | None]:
         """Images to the tokens that enter the first block.

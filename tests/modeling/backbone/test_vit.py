@@ -65,6 +65,18 @@ def test_feature_map_and_shape_spec():
 
 
 @torch.no_grad()
+def test_the_final_norm_can_be_left_out():
+    whole, headless = tiny(), tiny(final_norm=False)
+    missing = headless.load_state_dict(whole.state_dict(), strict=False)
+    assert missing.unexpected_keys == ["norm.weight", "norm.bias"]
+    assert missing.missing_keys == []
+    images = torch.randn(1, 3, 32, 32)
+    tokens = headless(images)["vit"].flatten(2).transpose(1, 2)
+    expected = whole(images)["vit"].flatten(2).transpose(1, 2)
+    torch.testing.assert_close(whole.norm(tokens), expected)
+
+
+@torch.no_grad()
 def test_batch_equals_single():
     model, images = tiny(), torch.randn(3, 3, 32, 24)
     singles = torch.cat([model(image[None])["vit"] for image in images])
