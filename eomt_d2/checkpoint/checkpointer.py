@@ -201,10 +201,10 @@ class Checkpointer(DetectionCheckpointer):
         for line in anew(misshapen):
             self.logger.warning("%s.", line)
         if missing:
-            self.logger.warning("Not in the file, so they start anew: %s.", summary(missing))
+            self.logger.warning("Not in the file, so they start anew: %s.", summary(missing, state))
         if incompatible.unexpected_keys:
             self.logger.warning(
-                "Not in the model, so not used: %s.", summary(incompatible.unexpected_keys)
+                "Not in the model, so not used: %s.", summary(incompatible.unexpected_keys, state)
             )
 
     def _refuse_to_start_anew(

@@ -103,12 +103,13 @@ def fit_strictly(
                 f"{shape_text(wanted[name].shape)} in the model of the config; give the config "
                 "that the weights were trained with (for example its NUM_CLASSES)."
             )
-    for what, names in (
-        ("Not in the file", wanted.keys() - weights.keys()),
-        ("Not in the model, so left out", weights.keys() - wanted.keys()),
+    for what, one, other in (
+        ("Not in the file", wanted, weights),
+        ("Not in the model, so left out", weights, wanted),
     ):
+        names = one.keys() - other.keys()
         if names:
-            lines.append(f"{what}: {summary(names)}")
+            lines.append(f"{what}: {summary(names, one)}")
     return {name: weights[name] for name in wanted if name in weights}, lines
 
 

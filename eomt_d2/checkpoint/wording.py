@@ -1,5 +1,7 @@
 """Shapes and names of tensors in messages."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable
 
 __all__ = ["shape_text", "summary"]
@@ -10,15 +12,25 @@ def shape_text(shape: Iterable[int]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-def summary(names: Iterable[str]) -> str:
-    """Names with what they share said once: ``class_head.{bias, weight}, query_embed.weight``."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(names):
-        module, _, leaf = name.rpartition(".")
-        groups.setdefault(module, []).append(leaf)
-    texts = [
-        leaves[0] if len(leaves) == 1 else f"{{{', '.join(leaves)}}}" for leaves in groups.values()
-    ]
-    return ", ".join(
-        f"{module}.{text}".lstrip(".") for module, text in zip(groups, texts, strict=True)
-    )
+def summary(names: Iterable[str], among: Iterable[str]) -> str:
+    """Names of tensors for a message, a module in place of all of its tensors.
+
+    Args:
+        names: to be listed.
+        among: all names there are; a module is named where every name of it is to be listed.
+
+    Returns:
+        Sorted names, for example ``backbone.neck, class_head, decoder.norm.bias``.
+    """
+    names = set(names)
+    listed = Counter(part for name in names for part in _prefixes(name))
+    existing = Counter(part for name in names.union(among) for part in _prefixes(name))
+    shortest = {
+        next(part for part in _prefixes(name) if listed[part] == existing[part]) for name in names
+    }
+    return ", ".join(sorted(shortest))
+
+
+def _prefixes(name: str) -> list[str]:
+    """``a``, ``a.b`` and ``a.b.c`` of ``a.b.c``."""
+    return list(itertools.accumulate(name.split("."), lambda front, part: f"{front}.{part}"))

@@ -6,6 +6,8 @@ def test_shapes():
     assert shape_text(()) == "a scalar"
 
 
-def test_names_with_what_they_share():
-    names = ["b.weight", "a.0.weight", "b.bias", "scale"]
-    assert summary(names) == "a.0.weight, b.{bias, weight}, scale"
+def test_a_module_stands_for_all_of_its_tensors():
+    model = ["a.0.weight", "a.0.bias", "a.1.weight", "b.weight", "b.bias", "scale"]
+    assert summary(["a.0.weight", "a.0.bias", "b.bias", "scale"], model) == "a.0, b.bias, scale"
+    assert summary(model, model) == "a, b, scale"
+    assert summary(["new.x", "b.gain"], model) == "b.gain, new"
