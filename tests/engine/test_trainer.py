@@ -28,8 +28,9 @@ class Tiny(nn.Module):
     def forward(self, batch):
         if not self.training:
             return [{"probs": self.mask_annealing.probs.tolist()} for _ in batch]
-        prediction = self.head(torch.tanh(self.backbone(batch["x"]) * self.mask_annealing.probs))
-        return {"loss": (prediction - batch["y"]).square().mean()}
+        x, y = (torch.stack([sample[key] for sample in batch]) for key in ("x", "y"))
+        prediction = self.head(torch.tanh(self.backbone(x) * self.mask_annealing.probs))
+        return {"loss": (prediction - y).square().mean()}
 
 
 class Watcher(HookBase):
@@ -62,7 +63,7 @@ class TinyTrainer(Trainer):
             while True:
                 generator = torch.Generator().manual_seed(i)
                 x = torch.randn(4, 2, generator=generator)
-                yield {"x": x, "y": x.sum(1, keepdim=True)}
+                yield [{"x": sample, "y": sample.sum(0, keepdim=True)} for sample in x]
                 i += 1
 
         return batches(cls.first_batch)
@@ -125,6 +126,17 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, uninterrupted)
     assert first.rates + second.rates == seen.rates
     assert first.probs + second.probs == seen.probs
     assert_same_training(whole, second_trainer)
+
+
+def test_accumulation_changes_neither_schedule_nor_result(tmp_path, uninterrupted):
+    whole, seen = uninterrupted
+    trainer, seen_in_parts = train(config(tmp_path / "parts", ACCUMULATION_STEPS=4))
+    assert seen_in_parts.rates == seen.rates
+    assert seen_in_parts.probs == seen.probs
+    torch.testing.assert_close(dict(trainer.model.state_dict()), dict(whole.model.state_dict()))
+    assert trainer.storage.latest()["total_loss"] == pytest.approx(
+        whole.storage.latest()["total_loss"]
+    )
 
 
 def test_rates_and_probabilities_are_those_of_the_recipe(uninterrupted):
