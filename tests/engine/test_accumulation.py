@@ -23,6 +23,7 @@ from eomt_d2.modeling.criterion import MaskClassificationCriterion
 from eomt_d2.modeling.eomt import EoMT
 from eomt_d2.modeling.matcher import HungarianMatcher
 from eomt_d2.modeling.postprocessing import PostProcessing
+from tests.engine.test_trainer import config, train
 from tests.modeling.draws import same_points_for_all
 
 QUERIES, CLASSES, SIZE = 6, 4, 32
@@ -115,6 +116,14 @@ def test_the_mean_over_parts_would_be_another_loss():
         assert mean != pytest.approx(whole[name], rel=0.05)
 
 
+def test_neither_schedule_nor_annealing_nor_result_depends_on_the_parts(tmp_path):
+    whole, seen = train(config(tmp_path / "whole"))
+    in_parts, seen_in_parts = train(config(tmp_path / "parts", ACCUMULATION_STEPS=4))
+    assert seen_in_parts.rates == seen.rates
+    assert seen_in_parts.probs == seen.probs
+    torch.testing.assert_close(dict(in_parts.model.state_dict()), dict(whole.model.state_dict()))
+
+
 class Detector(nn.Module):
     """Keeps to Detectron2's contract, as GeneralizedRCNN does: losses are means over the images."""
 
@@ -184,7 +193,7 @@ def test_parts_over_two_processes_equal_the_whole_batch(tmp_path):
         )
         for rank in range(2)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
     whole = train_once(make_eomt(), make_batch(), 1)
     for rank in range(2):
         in_one, *in_parts = torch.load(tmp_path / f"rank{rank}", weights_only=True)

@@ -128,17 +128,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, uninterrupted)
     assert_same_training(whole, second_trainer)
 
 
-def test_accumulation_changes_neither_schedule_nor_result(tmp_path, uninterrupted):
-    whole, seen = uninterrupted
-    trainer, seen_in_parts = train(config(tmp_path / "parts", ACCUMULATION_STEPS=4))
-    assert seen_in_parts.rates == seen.rates
-    assert seen_in_parts.probs == seen.probs
-    torch.testing.assert_close(dict(trainer.model.state_dict()), dict(whole.model.state_dict()))
-    assert trainer.storage.latest()["total_loss"] == pytest.approx(
-        whole.storage.latest()["total_loss"]
-    )
-
-
 def test_rates_and_probabilities_are_those_of_the_recipe(uninterrupted):
     _, seen = uninterrupted
     backbone, head = zip(*seen.rates, strict=True)
