@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.engine import HookBase
 
+from eomt_d2.config import add_eomt_config
 from eomt_d2.data.datasets.shapes import make_shapes
 from eomt_d2.engine import Trainer, set_up
 
@@ -20,6 +22,32 @@ SMALL = (
     "DATASETS.TEST", "()",
 )  # fmt: skip
 PRE_TRAINING, FINE_TUNING = 60, 6
+
+
+def flat(node, prefix=""):
+    """Every key of a config and its value."""
+    for name, value in node.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def test_fine_tuning_differs_from_scratch_in_its_weights_alone():
+    settings = []
+    for name in ("finetune", "scratch"):
+        cfg = get_cfg()
+        add_eomt_config(cfg)
+        cfg.merge_from_file(str(CONFIGS / "fine_tuning" / f"{name}.yaml"))
+        settings.append(dict(flat(cfg)))
+    one, other = settings
+    assert one.keys() == other.keys()
+    assert {key for key in one if one[key] != other[key]} == {"MODEL.WEIGHTS", "OUTPUT_DIR"}
+    # What the pre-training's config writes.
+    pre_training = get_cfg()
+    add_eomt_config(pre_training)
+    pre_training.merge_from_file(str(CONFIGS / "panoptic" / "eomt_tiny.yaml"))
+    assert one["MODEL.WEIGHTS"] == f"{pre_training.OUTPUT_DIR}/model_final.pth"
 
 
 class Watcher(HookBase):

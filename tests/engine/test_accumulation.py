@@ -23,7 +23,7 @@ from eomt_d2.modeling.criterion import MaskClassificationCriterion
 from eomt_d2.modeling.eomt import EoMT
 from eomt_d2.modeling.matcher import HungarianMatcher
 from eomt_d2.modeling.postprocessing import PostProcessing
-from tests.engine.test_trainer import config, train
+from tests.engine.test_trainer import ITERATIONS, Tiny, config, train
 from tests.modeling.draws import same_points_for_all
 
 QUERIES, CLASSES, SIZE = 6, 4, 32
@@ -118,7 +118,9 @@ def test_the_mean_over_parts_would_be_another_loss():
 
 def test_neither_schedule_nor_annealing_nor_result_depends_on_the_parts(tmp_path):
     whole, seen = train(config(tmp_path / "whole"))
-    in_parts, seen_in_parts = train(config(tmp_path / "parts", ACCUMULATION_STEPS=4))
+    with mock.patch.object(Tiny, "forward", autospec=True, side_effect=Tiny.forward) as forward:
+        in_parts, seen_in_parts = train(config(tmp_path / "parts", ACCUMULATION_STEPS=4))
+    assert [len(call.args[1]) for call in forward.mock_calls] == [1] * 4 * ITERATIONS
     assert seen_in_parts.rates == seen.rates
     assert seen_in_parts.probs == seen.probs
     torch.testing.assert_close(dict(in_parts.model.state_dict()), dict(whole.model.state_dict()))
