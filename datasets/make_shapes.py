@@ -1,4 +1,4 @@
-"""Make the synthetic shapes data set: panoptic, instance and semantic, in COCO's formats."""
+"""Make a synthetic shapes data set: panoptic, instance and semantic, in COCO's formats."""
 
 import argparse
 from pathlib import Path
@@ -8,13 +8,21 @@ from PIL import Image
 
 from eomt_d2.data.datasets.preparation import default_root
 from eomt_d2.data.datasets.shapes import make_shapes
+from eomt_d2.data.datasets.shapes_scene import CLASS_SETS
 from eomt_d2.errors import exit_on_user_error
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    output = default_root() / "shapes"
-    parser.add_argument("--output", type=Path, default=output, help="folder (%(default)s)")
+    parser.add_argument("--output", type=Path, help=f"folder ({default_root()}/<classes>)")
+    parser.add_argument(
+        "--classes",
+        choices=list(CLASS_SETS),
+        default="shapes",
+        help="; ".join(
+            f"{name}: {', '.join(c.things + c.stuff)}" for name, c in CLASS_SETS.items()
+        ),
+    )
     parser.add_argument("--train", type=int, default=2000, help="training images (%(default)s)")
     parser.add_argument("--val", type=int, default=128, help="validation images (%(default)s)")
     parser.add_argument("--size", type=int, default=128, help="side in pixels (%(default)s)")
@@ -26,7 +34,8 @@ def main() -> None:
     args = parser.parse_args()
     with exit_on_user_error():
         folder = make_shapes(
-            args.output,
+            args.output or default_root() / args.classes,
+            class_set=args.classes,
             num_train=args.train,
             num_val=args.val,
             size=args.size,

@@ -175,6 +175,10 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4
     cfg.SOLVER.WEIGHT_DECAY = 0.05
+    # Each iteration's batch of SOLVER.IMS_PER_BATCH images runs through the network in this many
+    # equal parts, one after the other, for one update of the weights: the same gradient in a
+    # fraction of the memory.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Each backbone block's learning rate is this factor below that of the block after it.
     cfg.SOLVER.LAYER_DECAY = 0.8
     # True: the blocks that see the queries learn at the full rate (DINOv3 recipes).

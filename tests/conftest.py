@@ -1,4 +1,5 @@
-"""What all tests share: the folder of real images, the CUDA marker, fixed seeds, two threads."""
+"""What all tests share: the folder of real images, the CUDA marker, fixed seeds, two threads, and
+fixtures that restore loggers and catalogs."""
 
 import logging
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 # No test downloads anything; without this, timm and transformers would ask the network first.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -59,3 +61,20 @@ def restored_loggers():
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
+
+
+@pytest.fixture
+def catalogs():
+    """Detectron2's catalogs with only Detectron2's own entries, restored afterwards."""
+    saved = dict(DatasetCatalog), dict(MetadataCatalog)
+    for name in list(DatasetCatalog):
+        # What Detectron2 registers itself comes from its own modules.
+        module = getattr(DatasetCatalog[name], "__module__", "")
+        if not module.startswith("detectron2."):
+            DatasetCatalog.remove(name)
+            if name in MetadataCatalog:
+                MetadataCatalog.remove(name)
+    yield
+    for catalog, content in zip((DatasetCatalog, MetadataCatalog), saved, strict=True):
+        catalog.data.clear()
+        catalog.data.update(content)

@@ -34,6 +34,7 @@ RANGES = (
     ("SOLVER.BASE_LR", 0, None),
     ("SOLVER.MAX_ITER", 1, None),
     ("SOLVER.IMS_PER_BATCH", 1, None),
+    ("SOLVER.ACCUMULATION_STEPS", 1, None),
     ("SOLVER.REFERENCE_WORLD_SIZE", 0, None),
     ("SOLVER.WARMUP_ITERS_HEAD", 0, None),
     ("SOLVER.WARMUP_ITERS_BACKBONE", 0, None),
@@ -156,6 +157,15 @@ def _batch_problems(cfg: CfgNode) -> Iterator[str]:
             f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, which does not divide "
             f"SOLVER.IMS_PER_BATCH {batch}; give the number of processes the batch is meant for, "
             "or 0 to leave the batch as it is."
+        )
+        return
+    steps = cfg.SOLVER.ACCUMULATION_STEPS
+    share = batch // max(reference, 1)
+    if steps > 0 and share % steps:
+        of_process = f" (of which a process has {share})" if reference > 1 else ""
+        yield (
+            f"SOLVER.ACCUMULATION_STEPS is {steps}, which does not divide SOLVER.IMS_PER_BATCH "
+            f"{batch}{of_process}; the batch is cut into that many equal parts."
         )
 
 

@@ -70,13 +70,14 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     cfg.freeze()
     validate_config(cfg)
     register_datasets(cfg)
-    _check_datasets(cfg, training=not getattr(args, "eval_only", True))
+    training = not getattr(args, "eval_only", True)
+    _check_datasets(cfg, training)
     for name in cfg.DATASETS.TEST:
         evaluated_tasks(cfg, name)
     _check_classes(cfg)
     # Before Detectron2 has started its processes, only the arguments know how many there will be.
     asked_for = getattr(args, "num_gpus", 1) * getattr(args, "num_machines", 1)
-    _check_machine(cfg, max(comm.get_world_size(), asked_for))
+    _check_machine(cfg, max(comm.get_world_size(), asked_for), training)
     return cfg
 
 
@@ -155,17 +156,29 @@ def _check_classes(cfg: CfgNode) -> None:
             )
 
 
-def _check_machine(cfg: CfgNode, world_size: int) -> None:
+def _check_machine(cfg: CfgNode, world_size: int, training: bool) -> None:
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but PyTorch finds no GPU here; add "
             f"MODEL.DEVICE cpu to the command."
         )
-    if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
-        raise UserError(
-            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which cannot be spread evenly "
-            f"over {world_size} processes."
-        )
+    # With a reference, Detectron2 makes the batch fit the number of processes.
+    if training and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        _check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS, world_size)
     parent = os.path.abspath(cfg.OUTPUT_DIR)
     if os.path.exists(parent) and not os.path.isdir(parent):
         raise UserError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, which is a file and no folder.")
+
+
+def _check_batch(batch: int, accumulation_steps: int, world_size: int) -> None:
+    if batch % world_size:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH is {batch}, which cannot be spread evenly over {world_size} "
+            f"processes."
+        )
+    if batch // world_size % accumulation_steps:
+        raise UserError(
+            f"SOLVER.ACCUMULATION_STEPS is {accumulation_steps}, which does not divide the "
+            f"{batch // world_size} images that each of {world_size} processes has of "
+            f"SOLVER.IMS_PER_BATCH {batch}."
+        )

@@ -30,9 +30,9 @@ class Trainer(DefaultTrainer):
     """Trains any model of Detectron2's registry by the recipes of this package.
 
     What differs from ``DefaultTrainer``: layer decay, two-stage schedule, clipping under mixed
-    precision (fp16 with loss scaling or bf16), mask annealing where the model has it, this
-    package's data loaders, evaluators and checkpointer, and checkpoints that hold all that a
-    resumed training needs, whatever the release of Detectron2.
+    precision (fp16 with loss scaling or bf16), accumulation of gradients, mask annealing where the
+    model has it, this package's data loaders, evaluators and checkpointer, and checkpoints that
+    hold all that a resumed training needs, whatever the release of Detectron2.
 
     Args:
         cfg: a validated config, see :func:`~eomt_d2.engine.setup.set_up`.
@@ -55,6 +55,7 @@ class Trainer(DefaultTrainer):
             optimizer,
             clip_gradients=build_gradient_clipper(cfg),
             precision=cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32",
+            accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(

@@ -4,6 +4,7 @@ Shapes: B images, Q queries, K classes, N matched masks, P points.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -15,7 +16,25 @@ from .matcher import HungarianMatcher
 from .point_sampling import sample_binary_masks, sample_points, uncertain_points
 from .structures import MaskPrediction, MaskTarget
 
-__all__ = ["MaskClassificationCriterion", "dice_loss", "mask_cross_entropy", "mean_over_ranks"]
+__all__ = [
+    "LossNormalizers",
+    "MaskClassificationCriterion",
+    "dice_loss",
+    "mask_cross_entropy",
+    "mean_over_ranks",
+]
+
+
+class LossNormalizers(NamedTuple):
+    """What the sums over the masks and queries of one effective batch are divided by.
+
+    Attributes:
+        num_masks: scalar float32, matched masks per process.
+        class_weight_sum: scalar float32, the cross-entropy's sum of class weights per process.
+    """
+
+    num_masks: Tensor
+    class_weight_sum: Tensor
 
 
 def mask_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -62,6 +81,7 @@ class MaskClassificationCriterion(nn.Module):
     ``no_object_weight``; the mask terms compare the matched masks at points.
 
     Both normalisers, the number of matched masks and the cross-entropy's sum of class weights, are
+    those of the effective batch: summed over the batches whose gradients are accumulated and
     averaged over the processes, so that the average of gradients by DistributedDataParallel is
     the gradient of the whole batch however it is spread. The official code normalises the
     cross-entropy in each process alone; this differs on purpose.
@@ -114,8 +134,29 @@ class MaskClassificationCriterion(nn.Module):
         # A setting, not a state: checkpoints must not override the config.
         self.register_buffer("class_weights", weights, persistent=False)
 
+    def normalizers(
+        self, num_segments: Sequence[int], num_queries: int, device: torch.device
+    ) -> LossNormalizers:
+        """The normalisers of an effective batch; every process must call this, or none.
+
+        Args:
+            num_segments: M of each image that this process has of the effective batch.
+            num_queries: Q; min(Q, M) masks of an image are matched.
+            device: of the result.
+        """
+        num_matched = sum(min(num_queries, count) for count in num_segments)
+        num_unmatched = len(num_segments) * num_queries - num_matched
+        num_masks, class_weight_sum = mean_over_ranks(
+            [num_matched, num_matched + self.no_object_weight * num_unmatched], device
+        )
+        # The second is zero only where the cross-entropy's numerator is zero too.
+        return LossNormalizers(num_masks.clamp(min=1), class_weight_sum.clamp(min=1e-6))
+
     def forward(
-        self, predictions: Sequence[MaskPrediction], targets: Sequence[MaskTarget]
+        self,
+        predictions: Sequence[MaskPrediction],
+        targets: Sequence[MaskTarget],
+        normalizers: LossNormalizers | None = None,
     ) -> dict[str, Tensor]:
         """The weighted losses of every supervised prediction.
 
@@ -126,21 +167,18 @@ class MaskClassificationCriterion(nn.Module):
             predictions: one or more predictions of the same B images, the final one last.
             targets: ground truth of the B images, all at one (padded) size. Without any segment
                 the mask terms are zeros that are still connected to the mask logits.
+            normalizers: of the effective batch that these images are a part of; None where they
+                are, over all processes, the whole of it.
 
         Returns:
             float32 scalars to be summed up: ``loss_ce``, ``loss_mask``, ``loss_dice`` for the last
             prediction and ``loss_ce_0``, ... for the earlier ones.
         """
-        mask_logits = predictions[-1].mask_logits
-        num_images, num_queries = mask_logits.shape[:2]
-        num_matched = sum(min(num_queries, len(target.labels)) for target in targets)
-        num_unmatched = num_images * num_queries - num_matched
-        num_masks, class_weight_sum = mean_over_ranks(
-            [num_matched, num_matched + self.no_object_weight * num_unmatched], mask_logits.device
-        )
-        num_masks = num_masks.clamp(min=1)
-        # Zero only where the cross-entropy's numerator is zero too.
-        class_weight_sum = class_weight_sum.clamp(min=1e-6)
+        if normalizers is None:
+            mask_logits = predictions[-1].mask_logits
+            num_segments = [len(target.labels) for target in targets]
+            normalizers = self.normalizers(num_segments, mask_logits.shape[1], mask_logits.device)
+        num_masks, class_weight_sum = normalizers
 
         labels = torch.cat([target.labels for target in targets])
         masks = torch.cat([target.masks for target in targets])

@@ -20,21 +20,19 @@ class EoMT(MaskClassificationModel):
 
     Args:
         backbone: the ViT, C channels.
-        num_queries: Q.
         num_blocks: n, 1 to the ViT's depth.
         masked_attention: False trains without masks, on the last prediction alone.
         kwargs: see :class:`MaskClassificationModel`.
     """
 
     @configurable
-    def __init__(self, *, backbone: ViT, num_queries: int, num_blocks: int,
-                 masked_attention: bool = True, **kwargs):  # fmt: skip
+    def __init__(self, *, backbone: ViT, num_blocks: int, masked_attention: bool = True, **kwargs):
         super().__init__(size_divisibility=backbone.size_divisibility, **kwargs)
         if not 1 <= num_blocks <= len(backbone.blocks):
             raise ValueError(f"MODEL.EOMT.NUM_BLOCKS {num_blocks}: 1 to {len(backbone.blocks)}.")
         dim = backbone.embed_dim
         self.backbone, self.num_blocks = backbone, num_blocks
-        self.query_embed = nn.Embedding(num_queries, dim)
+        self.query_embed = nn.Embedding(self.num_queries, dim)
         self.class_head = nn.Linear(dim, self.num_classes + 1)
         self.mask_head = nn.Sequential(
             nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
@@ -46,7 +44,6 @@ class EoMT(MaskClassificationModel):
     @classmethod
     def from_config(cls, cfg) -> dict:
         args = {**super().from_config(cfg), "backbone": build_backbone(cfg)}
-        args["num_queries"] = cfg.MODEL.MASK_FORMER.NUM_OBJECT_QUERIES
         preset = PRESETS.get(cfg.MODEL.VIT.NAME, {})
         args["num_blocks"] = cfg.MODEL.EOMT.NUM_BLOCKS or preset.get("num_query_blocks", 0)
         args["masked_attention"] = cfg.MODEL.EOMT.MASKED_ATTENTION

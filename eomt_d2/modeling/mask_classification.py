@@ -11,7 +11,7 @@ from detectron2.data import MetadataCatalog
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .criterion import MaskClassificationCriterion
+from .criterion import LossNormalizers, MaskClassificationCriterion
 from .mask_resize import MaskGeometry
 from .matcher import HungarianMatcher
 from .postprocessing import PostProcessing, semantic_scores
@@ -28,6 +28,7 @@ class MaskClassificationModel(nn.Module):
 
     Args:
         num_classes: K, without "no object".
+        num_queries: Q.
         criterion: turns predictions and targets into losses.
         postprocessing: turns one image's logits into Detectron2's results.
         pixel_mean: mean of the channels, in the range and order of the input images.
@@ -48,6 +49,7 @@ class MaskClassificationModel(nn.Module):
         self,
         *,
         num_classes: int,
+        num_queries: int,
         criterion: MaskClassificationCriterion,
         postprocessing: PostProcessing,
         pixel_mean: list[float],
@@ -61,6 +63,7 @@ class MaskClassificationModel(nn.Module):
         if test_mode not in TEST_MODES:
             raise UserError(f"INPUT.TEST_MODE is {test_mode!r}: choose from {TEST_MODES}.")
         self.num_classes = num_classes
+        self.num_queries = num_queries
         self.criterion = criterion
         self.postprocessing = postprocessing
         self.size_divisibility = size_divisibility
@@ -102,6 +105,7 @@ class MaskClassificationModel(nn.Module):
         )
         return dict(
             num_classes=num_classes,
+            num_queries=node.NUM_OBJECT_QUERIES,
             criterion=criterion,
             postprocessing=postprocessing,
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
@@ -128,7 +132,21 @@ class MaskClassificationModel(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define predict().")
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def loss_normalizers(self, batched_inputs: list[dict]) -> LossNormalizers:
+        """What the losses of an effective batch are divided by, known before any forward pass.
+
+        A training step that accumulates gradients asks for them once, with all images, and hands
+        them to every :meth:`forward`. Every process must call this, or none.
+
+        Args:
+            batched_inputs: all images that this process has of the effective batch.
+        """
+        num_segments = [len(x["instances"]) for x in batched_inputs]
+        return self.criterion.normalizers(num_segments, self.num_queries, self.device)
+
+    def forward(
+        self, batched_inputs: list[dict], normalizers: LossNormalizers | None = None
+    ) -> dict[str, Tensor] | list[dict]:
         """Detectron2's contract of a meta-architecture.
 
         Args:
@@ -138,6 +156,9 @@ class MaskClassificationModel(nn.Module):
                 * ``height``, ``width``: size of the results, in pixels (default: the image's);
                 * ``instances``, in training: an Instances with ``gt_classes`` (M,) int64 and
                   ``gt_masks``, BitMasks or a bool tensor (M, H, W).
+
+            normalizers: in training on a part of an effective batch, its
+                :meth:`loss_normalizers`; the losses of all parts then add up to its losses.
 
         Returns:
             In training the weighted losses, scalars. Otherwise one dict per image with, as
@@ -151,7 +172,7 @@ class MaskClassificationModel(nn.Module):
               ``sem_seg_labels``: (height, width) int64.
         """
         if self.training:
-            return self._losses(batched_inputs)
+            return self._losses(batched_inputs, normalizers)
         images = [x["image"].to(self.device) for x in batched_inputs]
         sizes = [
             (x.get("height", image.shape[-2]), x.get("width", image.shape[-1]))
@@ -161,13 +182,15 @@ class MaskClassificationModel(nn.Module):
             return [self._slide(image, size) for image, size in zip(images, sizes, strict=True)]
         return self._infer(images, sizes)
 
-    def _losses(self, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def _losses(
+        self, batched_inputs: list[dict], normalizers: LossNormalizers | None
+    ) -> dict[str, Tensor]:
         images = [x["image"].to(self.device) for x in batched_inputs]
         sides = torch.tensor([image.shape[-2:] for image in images]).amax(0).tolist()
         size = tuple(_ceil_to(side, self.size_divisibility) for side in sides)
         targets = [self._target(x["instances"], size) for x in batched_inputs]
         predictions = self.predict(self._stack(images, size), all_predictions=True)
-        return self.criterion(predictions, targets)
+        return self.criterion(predictions, targets, normalizers)
 
     def _target(self, instances, size: tuple[int, int]) -> MaskTarget:
         masks = instances.gt_masks

@@ -17,6 +17,13 @@ def test_makes_the_data_set_where_it_is_looked_for(run_script, tmp_path, monkeyp
     assert (image == scene_of(4, "val", 6, 160).image).all()
 
 
+def test_other_classes_have_their_own_folder(run_script, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    run_script("make_shapes", "--classes", "other_shapes", *SMALL)
+    image = np.asarray(Image.open(tmp_path / "other_shapes" / "val" / "000000000007.png"))
+    assert (image == scene_of(0, "val", 6, 128, "other_shapes").image).all()
+
+
 def test_contact_sheet_shows_images_beside_their_segments(run_script, tmp_path):
     folder, sheet = tmp_path / "a", tmp_path / "new" / "sheet.png"
     run_script("make_shapes", "--output", folder, *SMALL, "--preview", sheet)

@@ -46,8 +46,10 @@ UNUSED_WINDOWS = (*MASK2FORMER, *FOUR_FRACTIONS)
 @pytest.mark.parametrize(
     "overrides",
     [
-        (), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES, ROTARY, EVA02, EVA02_PRESET,
-        LEARNED, MASK2FORMER, ADAPTER, UNUSED_WINDOWS,
+        (), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES,
+        (*BATCH_OF_FOUR_PROCESSES, "SOLVER.ACCUMULATION_STEPS", 2),
+        ("SOLVER.ACCUMULATION_STEPS", 16), ROTARY, EVA02, EVA02_PRESET, LEARNED, MASK2FORMER,
+        ADAPTER, UNUSED_WINDOWS,
     ],
 )  # fmt: skip
 def test_good_configs(overrides):
@@ -98,6 +100,18 @@ def annealed(schedule, starts, ends):
         (
             ("SOLVER.IMS_PER_BATCH", 6, "SOLVER.REFERENCE_WORLD_SIZE", 4),
             r"SOLVER.REFERENCE_WORLD_SIZE is 4, which does not divide SOLVER.IMS_PER_BATCH 6;",
+        ),
+        (
+            ("SOLVER.ACCUMULATION_STEPS", 3),
+            r"SOLVER.ACCUMULATION_STEPS is 3, which does not divide SOLVER.IMS_PER_BATCH 16;",
+        ),
+        (
+            (*BATCH_OF_FOUR_PROCESSES, "SOLVER.ACCUMULATION_STEPS", 4),
+            r"ACCUMULATION_STEPS is 4, which .*IMS_PER_BATCH 8 \(of which a process has 2\);",
+        ),
+        (
+            ("SOLVER.ACCUMULATION_STEPS", 0),
+            r"SOLVER.ACCUMULATION_STEPS is 0; it must be at least 1\.",
         ),
         (
             ("MODEL.VIT.POSITION", "rotary", "MODEL.VIT.EMBED_DIM", 1056),  # 66 = 1056 / 16

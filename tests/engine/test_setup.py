@@ -144,6 +144,17 @@ def test_a_batch_must_spread_over_the_processes(config_file):
         load_config(args)
 
 
+def test_the_share_of_a_process_must_be_cut_evenly(config_file):
+    args = arguments(config_file, "SOLVER.IMS_PER_BATCH", "8", "SOLVER.ACCUMULATION_STEPS", "4")
+    args.num_gpus, args.num_machines = 4, 1
+    with pytest.raises(
+        UserError, match="STEPS is 4, .* the 2 images that each of 4 processes has of .* 8"
+    ):
+        load_config(args)
+    args.eval_only = True
+    assert load_config(args).SOLVER.ACCUMULATION_STEPS == 4
+
+
 def test_no_gpu_gives_the_override_to_add(config_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="finds no GPU here; add MODEL.DEVICE cpu"):

@@ -28,8 +28,9 @@ class Tiny(nn.Module):
     def forward(self, batch):
         if not self.training:
             return [{"probs": self.mask_annealing.probs.tolist()} for _ in batch]
-        prediction = self.head(torch.tanh(self.backbone(batch["x"]) * self.mask_annealing.probs))
-        return {"loss": (prediction - batch["y"]).square().mean()}
+        x, y = (torch.stack([sample[key] for sample in batch]) for key in ("x", "y"))
+        prediction = self.head(torch.tanh(self.backbone(x) * self.mask_annealing.probs))
+        return {"loss": (prediction - y).square().mean()}
 
 
 class Watcher(HookBase):
@@ -62,7 +63,7 @@ class TinyTrainer(Trainer):
             while True:
                 generator = torch.Generator().manual_seed(i)
                 x = torch.randn(4, 2, generator=generator)
-                yield {"x": x, "y": x.sum(1, keepdim=True)}
+                yield [{"x": sample, "y": sample.sum(0, keepdim=True)} for sample in x]
                 i += 1
 
         return batches(cls.first_batch)

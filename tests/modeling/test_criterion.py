@@ -169,6 +169,25 @@ def test_batch_equals_its_images_combined():
         torch.testing.assert_close(loss, expected / sum(weights))
 
 
+def test_parts_of_a_batch_add_up_to_it():
+    num_segments = (4, 0, 0, 9)  # of 6 queries
+    predictions, targets = random_batch(num_segments)
+    criterion = make_criterion(5, num_points=40)
+    normalizers = criterion.normalizers(num_segments, 6, torch.device("cpu"))
+    with mock.patch("torch.rand", same_points_for_all):
+        together = criterion(predictions, targets)
+        parts = [
+            criterion(
+                [MaskPrediction(*(x[part] for x in prediction)) for prediction in predictions],
+                targets[part],
+                normalizers,
+            )
+            for part in (slice(0, 1), slice(1, 3), slice(3, 4))
+        ]
+    for name, loss in together.items():
+        torch.testing.assert_close(sum(losses[name] for losses in parts), loss)
+
+
 def test_queries_and_segments_in_any_order():
     predictions, targets = random_batch((4,), num_predictions=1)
     queries, segments = torch.randperm(6), torch.randperm(4)

@@ -1,5 +1,7 @@
 """How images reach the network and results leave it, with a network whose answer is known."""
 
+from unittest import mock
+
 import cv2
 import pytest
 import torch
@@ -17,6 +19,7 @@ from eomt_d2.modeling.mask_classification import MaskClassificationModel
 from eomt_d2.modeling.matcher import HungarianMatcher
 from eomt_d2.modeling.postprocessing import PostProcessing
 from eomt_d2.modeling.structures import MaskPrediction
+from tests.modeling.draws import same_points_for_all
 
 
 class Bright(MaskClassificationModel):
@@ -34,6 +37,7 @@ def make(test_mode="square", size_divisibility=8, **postprocessing):
     postprocessing = postprocessing or dict(semantic_on=True, semantic_output="labels")
     return Bright(
         num_classes=2,
+        num_queries=2,
         criterion=MaskClassificationCriterion(num_classes=2, matcher=HungarianMatcher()),
         postprocessing=PostProcessing(**postprocessing),
         pixel_mean=[100.0, 0, 0],
@@ -119,7 +123,7 @@ def test_an_image_larger_than_the_square_is_explained():
 def test_training_pads_images_and_masks_alike():
     model = make().train()
     seen = {}
-    model.criterion.forward = lambda predictions, targets: seen.update(targets=targets) or {}
+    model.criterion.forward = lambda _, targets, normalizers: seen.update(targets=targets) or {}
     instances = Instances((12, 20))
     instances.gt_classes = torch.tensor([1])
     instances.gt_masks = BitMasks(torch.ones(1, 12, 20, dtype=torch.bool))
@@ -131,6 +135,30 @@ def test_training_pads_images_and_masks_alike():
     instances.gt_masks = torch.ones(1, 12, 20, dtype=torch.bool)
     model([{"image": image(12, 20), "instances": instances}])
     assert torch.equal(seen["targets"][0].masks, target.masks)
+
+
+def with_segments(count):
+    instances = Instances((16, 16))
+    instances.gt_classes = torch.zeros(count, dtype=torch.int64)
+    instances.gt_masks = torch.ones(count, 16, 16, dtype=torch.bool)
+    return {"image": image(16, 16), "instances": instances}
+
+
+def test_normalizers_of_an_effective_batch():
+    batch = [with_segments(count) for count in (3, 0, 1)]
+    num_masks, class_weight_sum = make().loss_normalizers(batch)
+    # Two queries: 2 + 0 + 1 of 6 are matched, and "no object" counts a tenth.
+    assert num_masks.item() == 3
+    assert class_weight_sum.item() == pytest.approx(3.3)
+
+
+def test_losses_use_the_normalizers_of_the_effective_batch():
+    model, batch = make().train(), [with_segments(1)]
+    with mock.patch("torch.rand", same_points_for_all):
+        alone = model(batch)
+        part = model(batch, model.loss_normalizers(batch * 3))
+    for name, loss in alone.items():
+        assert part[name].item() == pytest.approx(loss.item() / 3)
 
 
 def tiny_config(test_data, tmp_path):

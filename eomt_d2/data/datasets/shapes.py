@@ -1,10 +1,10 @@
-"""The shapes data set: its files in COCO's formats, and its registration in Detectron2.
+"""The shapes data sets: their files in COCO's formats.
 
 Layout below the data set's folder, for each ``split`` of ``train`` and ``val``::
 
     {split}/000000000001.png             images, RGB
     panoptic_{split}/000000000001.png    segment ids, R + 256 G + 256^2 B
-    semantic_{split}/000000000001.png    contiguous classes 0-7, one byte per pixel
+    semantic_{split}/000000000001.png    contiguous classes, one byte per pixel
     annotations/panoptic_{split}.json
     annotations/instances_{split}.json   things only, RLE of what is visible
     shapes.json                          the parameters that made all this; written last
@@ -25,20 +25,30 @@ from PIL import Image
 from pycocotools import mask as mask_util
 
 from eomt_d2.data.datasets.coco_format import ids_to_rgb, mask_box
-from eomt_d2.data.datasets.shapes_scene import STUFF_CLASSES, THING_CLASSES, Scene, draw_scene
+from eomt_d2.data.datasets.shapes_scene import CLASS_SETS, Scene, draw_scene
 from eomt_d2.errors import UserError
 
 __all__ = ["SHAPES_CATEGORIES", "make_shapes", "scene_of"]
 
-# Category ids have gaps, as COCO's have, so that forgetting to convert them shows.
-SHAPES_CATEGORIES: list[dict[str, Any]] = [
-    {"id": category_id, "name": name, "supercategory": kind, "isthing": int(kind == "shape")}
-    for kind, names, ids in (
-        ("shape", THING_CLASSES, (1, 3, 4, 7, 8)),
-        ("texture", STUFF_CLASSES, (92, 95, 100)),
-    )
-    for name, category_id in zip(names, ids, strict=True)
-]
+# Of each class set, things first. Ids have gaps, as COCO's have, so that forgetting to convert them
+# shows.
+_CATEGORY_IDS = {
+    "shapes": (1, 3, 4, 7, 8, 92, 95, 100),
+    "other_shapes": (2, 5, 6, 9, 91, 97),
+}
+_CATEGORIES: dict[str, list[dict[str, Any]]] = {
+    name: [
+        {"id": category_id, "name": label, "supercategory": kind, "isthing": int(kind == "shape")}
+        for (kind, label), category_id in zip(
+            [("shape", thing) for thing in class_set.things]
+            + [("texture", stuff) for stuff in class_set.stuff],
+            _CATEGORY_IDS[name],
+            strict=True,
+        )
+    ]
+    for name, class_set in CLASS_SETS.items()
+}
+SHAPES_CATEGORIES = _CATEGORIES["shapes"]
 
 _SPLITS = ("train", "val")
 _STAMP = "shapes.json"
@@ -49,6 +59,7 @@ _VERSION = 2
 def make_shapes(
     output: str | os.PathLike[str],
     *,
+    class_set: str = "shapes",
     num_train: int = 2000,
     num_val: int = 128,
     size: int = 128,
@@ -62,10 +73,11 @@ def make_shapes(
 
     Args:
         output: folder of the data set. One that this function made before is replaced.
+        class_set: a key of :data:`~eomt_d2.data.datasets.shapes_scene.CLASS_SETS`.
         num_train, num_val: images per split, each at least 1.
         size: side of the images in pixels, at least 128.
-        seed: non-negative; images are drawn from (seed, split, index), so splits never share a
-            scene, and a longer data set begins with the images of a shorter one.
+        seed: non-negative; images are drawn from (class set, seed, split, index), so splits never
+            share a scene, and a longer data set begins with the images of a shorter one.
         num_workers: processes; by default one per core, at most 8. Does not change the result.
 
     Returns:
@@ -74,6 +86,10 @@ def make_shapes(
     Raises:
         UserError: a parameter is out of range, or ``output`` holds something else.
     """
+    if class_set not in CLASS_SETS:
+        raise UserError(
+            f"The class set of the shapes is {class_set!r}; use {' or '.join(CLASS_SETS)}."
+        )
     for name, value, least in (
         ("number of training images", num_train, 1),
         ("number of validation images", num_val, 1),
@@ -84,7 +100,14 @@ def make_shapes(
             raise UserError(f"The {name} of the shapes data set is {value}; use {least} or more.")
 
     output = Path(output)
-    stamp = {"version": _VERSION, "size": size, "seed": seed, "train": num_train, "val": num_val}
+    stamp: dict[str, Any] = {
+        "version": _VERSION,
+        "classes": class_set,
+        "size": size,
+        "seed": seed,
+        "train": num_train,
+        "val": num_val,
+    }
     if _is_complete(output, stamp):
         return output
     _check_replaceable(output)
@@ -94,7 +117,7 @@ def make_shapes(
     try:
         partial_root.chmod(0o755)
         for split in _SPLITS:
-            _write_split(partial_root, split, stamp[split], size, seed, num_workers)
+            _write_split(partial_root, split, stamp, num_workers)
         (partial_root / _STAMP).write_text(json.dumps(stamp) + "\n")
         _put_in_place(partial_root, output, stamp)
     finally:
@@ -102,16 +125,25 @@ def make_shapes(
     return output
 
 
-def scene_of(seed: int, split: str, index: int, size: int) -> Scene:
+def scene_of(seed: int, split: str, index: int, size: int, class_set: str = "shapes") -> Scene:
     """The scene of image ``index`` (from 0) of a split ("train" or "val")."""
-    return draw_scene(np.random.default_rng([seed, _SPLITS.index(split), index]), size)
+    rng = _generator(class_set, seed, split, index, "scene")
+    return draw_scene(rng, size, CLASS_SETS[class_set])
+
+
+def _generator(
+    class_set: str, seed: int, split: str, index: int, purpose: str
+) -> np.random.Generator:
+    """Random numbers of one image that no other image, class set or purpose shares."""
+    stream = 2 * list(CLASS_SETS).index(class_set) + ("scene", "ids").index(purpose)
+    return np.random.default_rng([seed, _SPLITS.index(split), index, stream])
 
 
 def _folders(split: str) -> dict[str, str]:
     return {"image": split, "panoptic": f"panoptic_{split}", "semantic": f"semantic_{split}"}
 
 
-def _is_complete(root: Path, stamp: dict[str, int]) -> bool:
+def _is_complete(root: Path, stamp: dict[str, Any]) -> bool:
     try:
         if json.loads((root / _STAMP).read_text()) != stamp:
             return False
@@ -138,7 +170,7 @@ def _check_replaceable(output: Path) -> None:
         )
 
 
-def _put_in_place(made: Path, output: Path, stamp: dict[str, int]) -> None:
+def _put_in_place(made: Path, output: Path, stamp: dict[str, Any]) -> None:
     # Another process may have been faster; somebody may be reading its files already.
     if _is_complete(output, stamp):
         return
@@ -149,13 +181,12 @@ def _put_in_place(made: Path, output: Path, stamp: dict[str, int]) -> None:
     os.replace(made, output)
 
 
-def _write_split(
-    root: Path, split: str, count: int, size: int, seed: int, num_workers: int | None
-) -> None:
+def _write_split(root: Path, split: str, stamp: dict[str, Any], num_workers: int | None) -> None:
     for folder in ("annotations", *_folders(split).values()):
         (root / folder).mkdir(exist_ok=True)
 
-    write = partial(_write_image, root, split, size, seed)
+    count, size = stamp[split], stamp["size"]
+    write = partial(_write_image, root, split, stamp["classes"], size, stamp["seed"])
     num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     if num_workers > 1:
         with ProcessPoolExecutor(num_workers) as pool:
@@ -177,22 +208,23 @@ def _write_split(
             ((i, instance) for i, (_, found) in enumerate(records) for instance in found), start=1
         )
     ]
-    things = [category for category in SHAPES_CATEGORIES if category["isthing"]]
-    for task, categories, annotations in (
-        ("panoptic", SHAPES_CATEGORIES, panoptic),
+    categories = _CATEGORIES[stamp["classes"]]
+    things = [category for category in categories if category["isthing"]]
+    for task, listed, annotations in (
+        ("panoptic", categories, panoptic),
         ("instances", things, instances),
     ):
-        content = {"images": images, "categories": categories, "annotations": annotations}
+        content = {"images": images, "categories": listed, "annotations": annotations}
         (root / "annotations" / f"{task}_{split}.json").write_text(json.dumps(content))
 
 
 def _write_image(
-    root: Path, split: str, size: int, seed: int, index: int
+    root: Path, split: str, class_set: str, size: int, seed: int, index: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write the three PNG files of one image; give its segments and its instances."""
-    scene = scene_of(seed, split, index, size)
+    scene = scene_of(seed, split, index, size, class_set)
     # Ids over all three bytes, as COCO's, which are the colours of its pictures.
-    rng = np.random.default_rng([seed, _SPLITS.index(split), index, 1])
+    rng = _generator(class_set, seed, split, index, "ids")
     ids = np.sort(rng.choice(2**24 - 1, len(scene.classes), replace=False)) + 1
 
     id_map = ids[scene.segments]
@@ -203,23 +235,23 @@ def _write_image(
         ("semantic", labels),
     ):
         Image.fromarray(pixels).save(root / _folders(split)[kind] / _file_name(index))
-    return _annotations(scene, ids.tolist())
+    return _annotations(scene, ids.tolist(), _CATEGORIES[class_set])
 
 
 def _annotations(
-    scene: Scene, ids: Sequence[int]
+    scene: Scene, ids: Sequence[int], categories: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     segments, instances = [], []
     for i, (segment_id, label) in enumerate(zip(ids, scene.classes, strict=True)):
         mask = scene.segments == i
         common = {
-            "category_id": SHAPES_CATEGORIES[label]["id"],
+            "category_id": categories[label]["id"],
             "area": int(mask.sum()),
             "bbox": mask_box(mask),
             "iscrowd": 0,
         }
         segments.append({"id": segment_id, **common})
-        if SHAPES_CATEGORIES[label]["isthing"]:
+        if categories[label]["isthing"]:
             rle = mask_util.encode(np.asfortranarray(mask, dtype=np.uint8))
             rle["counts"] = rle["counts"].decode("ascii")
             instances.append({**common, "segmentation": rle})

@@ -1,7 +1,6 @@
-"""A small shapes data set, and catalogs that forget what a test registers."""
+"""A small shapes data set."""
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eomt_d2.data.datasets.shapes import make_shapes
 
@@ -12,20 +11,3 @@ def shapes_root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     make_shapes(root / "shapes", num_train=6, num_val=4, num_workers=1)
     return root
-
-
-@pytest.fixture
-def catalogs():
-    """Detectron2's catalogs with only Detectron2's own entries, restored afterwards."""
-    saved = dict(DatasetCatalog), dict(MetadataCatalog)
-    for name in list(DatasetCatalog):
-        # What Detectron2 registers itself comes from its own modules.
-        module = getattr(DatasetCatalog[name], "__module__", "")
-        if not module.startswith("detectron2."):
-            DatasetCatalog.remove(name)
-            if name in MetadataCatalog:
-                MetadataCatalog.remove(name)
-    yield
-    for catalog, content in zip((DatasetCatalog, MetadataCatalog), saved, strict=True):
-        catalog.data.clear()
-        catalog.data.update(content)

@@ -172,12 +172,29 @@ def test_other_parameters_make_another_data_set(small, tmp_path):
     assert os.listdir(tmp_path) == ["shapes"]
 
 
+def test_other_class_sets_have_their_own_categories(small):
+    folder = small(class_set="other_shapes")
+    things = {"cross": 2, "diamond": 5, "dome": 6, "frame": 9}
+    panoptic, instances = (
+        {c["name"]: c["id"] for c in read_json(folder, name)["categories"]}
+        for name in ("panoptic_train", "instances_train")
+    )
+    assert instances == things
+    assert panoptic == {**things, "zigzag": 91, "bricks": 97}
+    for annotation in read_json(folder, "panoptic_train")["annotations"]:
+        ids = read_ids(folder / "panoptic_train" / annotation["file_name"])
+        labels = np.asarray(Image.open(folder / "semantic_train" / annotation["file_name"]))
+        for segment in annotation["segments_info"]:
+            label = [2, 5, 6, 9, 91, 97].index(segment["category_id"])
+            assert (labels[ids == segment["id"]] == label).all()
+
+
 def test_interrupted_run_leaves_nothing(small, tmp_path, monkeypatch):
-    def draw_one_then_stop(rng, size, draw=shapes.draw_scene, drawn=[]):  # noqa: B006
+    def draw_one_then_stop(rng, size, class_set, draw=shapes.draw_scene, drawn=[]):  # noqa: B006
         if drawn:
             raise KeyboardInterrupt
         drawn.append(1)
-        return draw(rng, size)
+        return draw(rng, size, class_set)
 
     monkeypatch.setattr(shapes, "draw_scene", draw_one_then_stop)
     with pytest.raises(KeyboardInterrupt):
@@ -186,11 +203,11 @@ def test_interrupted_run_leaves_nothing(small, tmp_path, monkeypatch):
 
 
 def test_the_faster_of_two_processes_wins(small, tmp_path, monkeypatch):
-    def draw_after_the_other(rng, size, draw=shapes.draw_scene):
+    def draw_after_the_other(rng, size, class_set, draw=shapes.draw_scene):
         monkeypatch.setattr(shapes, "draw_scene", draw)
         small()
         marks.append((tmp_path / "shapes" / "shapes.json").stat().st_ino)
-        return draw(rng, size)
+        return draw(rng, size, class_set)
 
     marks = []
     monkeypatch.setattr(shapes, "draw_scene", draw_after_the_other)
@@ -214,6 +231,7 @@ def test_folder_with_other_files_is_left_alone(small, tmp_path):
         ({"num_val": 0}, "number of validation images .* is 0; use 1"),
         ({"size": 96}, "image size .* is 96; use 128"),
         ({"seed": -1}, "seed .* is -1; use 0"),
+        ({"class_set": "letters"}, "class set .* is 'letters'; use shapes or other_shapes"),
     ],
 )
 def test_parameters_out_of_range_are_named(small, change, message):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from eomt_d2.data.datasets.shapes import scene_of
-from eomt_d2.data.datasets.shapes_scene import STUFF_CLASSES, THING_CLASSES, draw_scene
+from eomt_d2.data.datasets.shapes_scene import CLASS_SETS, draw_scene
 
+THING_CLASSES, STUFF_CLASSES = CLASS_SETS["shapes"]
 NUM_THINGS = len(THING_CLASSES)
 SIZE = 128
 
@@ -212,9 +213,33 @@ def test_larger_images_follow_the_same_rules():
             assert 0.02 <= mask.mean() and full <= 0.30 * 192**2
 
 
+def test_the_other_class_set_follows_the_same_rules():
+    scenes = [scene_of(0, "train", index, SIZE, "other_shapes") for index in range(30)]
+    kinds = set()
+    for scene in scenes:
+        assert set(np.unique(scene.segments)) == set(range(len(scene.classes)))
+        # Stuff comes first, each at most once.
+        things = [label < 4 for label in scene.classes]
+        assert things == sorted(things) and 2 <= sum(things) <= 8
+        assert len(set(scene.classes[: -sum(things)])) == len(things) - sum(things)
+        kinds.update(scene.classes)
+    assert kinds == {0, 1, 2, 3, 4, 5}
+    for _, label, mask, full in segments_of(scenes):
+        if label < 4:
+            assert 0.02 <= mask.mean() <= full / SIZE**2 <= 0.30
+            assert mask.sum() >= 0.5 * full
+
+
+def test_class_sets_share_no_class_and_no_scene():
+    one, other = CLASS_SETS["shapes"], CLASS_SETS["other_shapes"]
+    assert not set(one.things + one.stuff) & set(other.things + other.stuff)
+    first, second = (scene_of(0, "train", 0, SIZE, name) for name in CLASS_SETS)
+    assert (first.image != second.image).mean() > 0.5
+
+
 def test_small_images_are_refused():
     with pytest.raises(ValueError, match="at least 128"):
-        draw_scene(np.random.default_rng(0), 127)
+        draw_scene(np.random.default_rng(0), 127, CLASS_SETS["shapes"])
 
 
 def test_scenes_depend_on_seed_split_and_index_alone():
