@@ -28,6 +28,10 @@ def _add_input(cfg: CN) -> None:
     # these three that the data set has).
     cfg.INPUT.DATASET_MAPPER_NAME = "auto"
     cfg.INPUT.FORMAT = "RGB"
+    # Ground-truth masks of training samples: Detectron2's "bitmask", which its own architectures
+    # take, or one bool "tensor" (M, H, W), which the original code of MaskFormer and Mask2Former
+    # takes; ours takes both. "polygon" means "bitmask" here: masks are rasterised before the crop.
+    cfg.INPUT.MASK_FORMAT = "bitmask"
     # Side of the square training crop, in pixels; also the side of square and window inference.
     cfg.INPUT.IMAGE_SIZE = 640
     # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the long side fits IMAGE_SIZE.
