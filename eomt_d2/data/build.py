@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -71,9 +72,10 @@ def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = N
     if isinstance(dataset, list):
         # As Detectron2 does: serialised, so that workers share the memory.
         dataset = DatasetFromList(dataset, copy=False)
+    never_skipping: Callable[[dict], dict | None] = mapper
     if not isinstance(dataset, IterableDataset):
-        mapper = _ReplacesSkippedImages(mapper, dataset)
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+        never_skipping = _ReplacesSkippedImages(mapper, dataset)
+    return build_detection_train_loader(cfg, mapper=never_skipping, dataset=dataset)
 
 
 def build_test_loader(
@@ -92,7 +94,7 @@ class _ReplacesSkippedImages:
     Detectron2 would do so too, but its main branch fails at it from Python 3.11 on.
     """
 
-    def __init__(self, mapper: Callable[[dict], dict | None], dataset: Dataset):
+    def __init__(self, mapper: Callable[[dict], dict | None], dataset: Any):
         self._mapper = mapper
         self._dataset = dataset
 
