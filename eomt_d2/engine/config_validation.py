@@ -15,6 +15,7 @@ __all__ = ["config_problems", "is_mask_classification", "validate_config"]
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.EMPTY_SAMPLES": ("redraw", "keep"),
+    "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
 }

@@ -96,8 +96,13 @@ def _build_pixel_decoder(cfg, input_shape: Mapping[str, ShapeSpec], keys: list[s
     if head.PIXEL_DECODER_NAME == "none":
         return PixelProjection(input_shape, **maps)
     if head.PIXEL_DECODER_NAME == "MSDeformAttnPixelDecoder":
-        layers, heads = head.TRANSFORMER_ENC_LAYERS, node.NHEADS
-        return MSDeformAttnPixelDecoder(input_shape, num_layers=layers, num_heads=heads, **maps)
+        return MSDeformAttnPixelDecoder(
+            input_shape,
+            num_layers=head.TRANSFORMER_ENC_LAYERS,
+            num_heads=node.NHEADS,
+            ffn_dim=4 * node.HIDDEN_DIM,  # 1024 at the published width
+            **maps,
+        )
     raise UserError(
         f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}; it must be "
         f"'MSDeformAttnPixelDecoder' or 'none'."
