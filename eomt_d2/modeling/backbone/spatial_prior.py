@@ -6,19 +6,11 @@ from eomt_d2.errors import UserError
 
 from ..upscale import ChannelLayerNorm
 
-__all__ = ["SpatialPrior", "SyncBatchNorm", "build_norm"]
-
-
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """Batch normalisation over all processes on GPUs, and over one process on the CPU, where
-    PyTorch's own refuses to run in several processes."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) if x.is_cuda else nn.BatchNorm2d.forward(self, x)
+__all__ = ["SpatialPrior", "build_norm"]
 
 
 _NORMS = {
-    "SyncBN": SyncBatchNorm,
+    "SyncBN": nn.SyncBatchNorm,
     "BN": nn.BatchNorm2d,
     "GN": lambda channels: nn.GroupNorm(32, channels),
     "LN": ChannelLayerNorm,
@@ -29,7 +21,8 @@ def build_norm(name: str, channels: int) -> nn.Module:
     """A normalisation of (B, channels, H, W) maps.
 
     Args:
-        name: "SyncBN" (:class:`SyncBatchNorm`), "BN", "GN" (32 groups) or "LN" (over channels).
+        name: "SyncBN" (over all processes; several of them need GPUs), "BN", "GN" (32 groups) or
+            "LN" (over channels).
         channels: of the maps.
 
     Raises:

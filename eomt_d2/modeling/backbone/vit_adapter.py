@@ -97,8 +97,8 @@ class ViTAdapter(Backbone):
     Args:
         vit: the ViT, C channels, at least four blocks, without its final norm, which nothing
             reads here.
-        norm: of the convolutions: "SyncBN" (over all processes on GPUs, else as "BN"), "BN", "GN"
-            or "LN".
+        norm: of the convolutions and outputs: "SyncBN", "BN", "GN" or "LN", see
+            :func:`~.spatial_prior.build_norm`.
         num_heads: of deformable attention; 0 means as many as the ViT has.
         num_points: of deformable attention, per head and map.
         value_ratio: channels of deformable attention's values over C.
@@ -145,10 +145,12 @@ class ViTAdapter(Backbone):
 
     @classmethod
     def from_config(cls, cfg, input_shape: ShapeSpec | None = None) -> dict:
-        node = cfg.MODEL.VIT_ADAPTER
+        node, norm = cfg.MODEL.VIT_ADAPTER, cfg.MODEL.VIT_ADAPTER.NORM
+        if norm == "SyncBN" and not cfg.MODEL.DEVICE.startswith("cuda"):
+            norm = "BN"  # DistributedDataParallel refuses the other without GPUs
         return {
             "vit": ViT(**ViT.from_config(cfg, input_shape), final_norm=False),
-            "norm": node.NORM,
+            "norm": norm,
             "num_heads": node.NUM_HEADS,
             "num_points": node.NUM_POINTS,
             "value_ratio": node.VALUE_RATIO,

@@ -4,11 +4,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from detectron2.config import get_cfg
+from detectron2.modeling import build_backbone
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from eomt_d2.config import add_eomt_config
 from eomt_d2.errors import UserError
 from eomt_d2.modeling.backbone import ViT, ViTAdapter
-from eomt_d2.modeling.backbone.spatial_prior import SyncBatchNorm
 from eomt_d2.modeling.ops import ms_deform_attn_reference
 
 DIM, HEADS = 32, 2
@@ -153,17 +156,38 @@ def test_other_patches_and_rotary_positions(kwargs):
     assert [(s.channels, s.stride) for s in spec.values()] == [(32, 4), (32, 8), (32, 16), (32, 32)]
 
 
-def test_batch_norm_runs_on_the_cpu_in_a_process_group(tmp_path):
-    """PyTorch's own refuses the CPU there; this one normalises over its process."""
-    norm, plain, x = SyncBatchNorm(3), nn.BatchNorm2d(3), torch.randn(4, 3, 5, 5)
+def from_config(device):
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.DEVICE = "ViTAdapter", device
+    cfg.merge_from_list(
+        ["MODEL.VIT.NAME", "", "MODEL.VIT.EMBED_DIM", DIM, "MODEL.VIT.DEPTH", 4,
+         "MODEL.VIT.NUM_HEADS", HEADS, "INPUT.IMAGE_SIZE", 64]
+    )  # fmt: skip
+    return build_backbone(cfg)
+
+
+def test_distributed_training_without_gpus(tmp_path):
+    """DistributedDataParallel refuses synchronised norms on the CPU; every parameter takes part."""
+    adapter = from_config("cpu").train()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'init'}", rank=0, world_size=1)
     try:
-        with pytest.raises(ValueError, match="GPU"):
-            nn.SyncBatchNorm(3)(x)
-        assert torch.equal(norm(x), plain(x))
-        assert torch.equal(norm.running_var, plain.running_var)
+        model = DistributedDataParallel(adapter)
+        for _ in range(2):  # the second forward fails if a parameter had no gradient
+            maps = model(torch.randn(2, 3, 64, 64))
+            sum(x.square().sum() for x in maps.values()).backward()
     finally:
         dist.destroy_process_group()
+
+
+def test_norms_are_synchronised_on_gpus_and_of_the_same_names():
+    synchronised, plain = from_config("cuda"), from_config("cpu")
+    for adapter, kind in ((synchronised, nn.SyncBatchNorm), (plain, nn.BatchNorm2d)):
+        norms = {
+            type(m) for m in adapter.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        }
+        assert norms == {kind}
+    assert list(synchronised.state_dict()) == list(plain.state_dict())
 
 
 @pytest.mark.parametrize("norm", ["BN", "GN", "LN"])
