@@ -103,7 +103,12 @@ class Checkpointer(DetectionCheckpointer):
             self.logger.warning(
                 "MODEL.WEIGHTS is empty, so an untrained model with random weights is evaluated."
             )
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        finally:
+            # Detectron2 main forgets this when loading fails, and would then refuse every other
+            # file; v0.6 has no use for it.
+            self._parsed_url_during_load = None
 
     def _local_file(self, path: str) -> str:
         # A process that stopped alone would leave the others waiting for it.

@@ -1,16 +1,19 @@
 """Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import (
+    DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
 from eomt_d2.data.mapper import MaskClassificationMapper
@@ -65,7 +68,14 @@ def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = N
     """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples."""
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=True)
-    return build_detection_train_loader(cfg, mapper=mapper, dataset=load_training_dicts(cfg))
+    dataset = load_training_dicts(cfg)
+    if isinstance(dataset, list):
+        # As Detectron2 does: serialised, so that workers share the memory.
+        dataset = DatasetFromList(dataset, copy=False)
+    never_skipping: Callable[[dict], dict | None] = mapper
+    if not isinstance(dataset, IterableDataset):
+        never_skipping = _ReplacesSkippedImages(mapper, dataset)
+    return build_detection_train_loader(cfg, mapper=never_skipping, dataset=dataset)
 
 
 def build_test_loader(
@@ -76,6 +86,30 @@ def build_test_loader(
         mapper = MaskClassificationMapper(cfg, is_train=False)
     with _missing_files_explained([dataset_name]):
         return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+
+
+class _ReplacesSkippedImages:
+    """A mapper that never skips: a random other image takes the place of one that is skipped.
+
+    Detectron2 would do so too, but its main branch fails at it from Python 3.11 on.
+    """
+
+    def __init__(self, mapper: Callable[[dict], dict | None], dataset: Any):
+        self._mapper = mapper
+        self._dataset = dataset
+
+    def __call__(self, entry: dict) -> dict:
+        sample = self._mapper(entry)
+        if sample is not None:
+            return sample
+        for index in np.random.permutation(len(self._dataset)).tolist():
+            sample = self._mapper(self._dataset[index])
+            if sample is not None:
+                return sample
+        raise UserError(
+            "No image of DATASETS.TRAIN has a segment to learn from; check its ground truth, or "
+            'set INPUT.EMPTY_SAMPLES to "keep".'
+        )
 
 
 @contextmanager

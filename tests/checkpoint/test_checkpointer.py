@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 from detectron2.utils import comm
@@ -158,6 +159,29 @@ def test_resuming_must_fit_entirely(tmp_path):
     with pytest.raises(UserError, match="resume from does not fit .* class_head.weight"):
         checkpointer.resume_or_load("", resume=True)
     checkpointer.resume_or_load(str(tmp_path / "model_0000001.pth"), resume=False)
+
+
+def test_another_file_can_be_loaded_after_a_failure(tmp_path, monkeypatch):
+    """Detectron2 main notes the file it loads, and forgets it only after success."""
+    plain_load = DetectionCheckpointer.load
+
+    def load(self, path, *args):
+        assert self._parsed_url_during_load is None
+        try:
+            return plain_load(self, path, *args)
+        except UserError:
+            self._parsed_url_during_load = path
+            raise
+
+    monkeypatch.setattr(DetectionCheckpointer, "_parsed_url_during_load", None, raising=False)
+    monkeypatch.setattr(DetectionCheckpointer, "load", load)
+    model = Segmenter()
+    checkpointer = Checkpointer(model)
+    with pytest.raises(UserError, match="is missing"):
+        checkpointer.load(saved(tmp_path, {}))
+    source = Segmenter()
+    checkpointer.load(saved(tmp_path, source.state_dict()))
+    assert_equal(model.state_dict(), source.state_dict())
 
 
 def test_no_weights_leave_the_model_alone():

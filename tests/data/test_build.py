@@ -137,6 +137,14 @@ class TestTrainLoader:
         files = {sample["file_name"] for batch in batches(loader, 3) for sample in batch}
         assert files == {str(tmp_path / "1.png")}
 
+    def test_nothing_but_skipped_images(self, tmp_path, register):
+        Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+        Image.new("L", (8, 8), 255).save(tmp_path / "0_labels.png")
+        files = {"file_name": "0.png", "sem_seg_file_name": "0_labels.png"}
+        entry = {key: str(tmp_path / name) for key, name in files.items()}
+        with pytest.raises(UserError, match="No image of DATASETS.TRAIN has a segment"):
+            batches(build_train_loader(config(register([entry, dict(entry)]))), 1)
+
 
 class TestFilter:
     crowd, thing = {"iscrowd": 1, "category_id": 0}, {"iscrowd": 0, "category_id": 0}

@@ -123,7 +123,18 @@ def write_main_branch(directory: Path) -> Path:
         "detectron2/layers/rotated_boxes.py": "import torch\n",
         "detectron2/layers/roi_align_rotated.py": "import torch\n",
         "detectron2/data/build.py": "histogram = np.zeros((num_classes,), dtype=int)\n",
-        "detectron2/evaluation/sem_seg_evaluation.py": "pred = np.array(output, dtype=int)\n",
+        "detectron2/evaluation/sem_seg_evaluation.py": (
+            "def load_image_into_numpy_array(filename, copy=False, dtype=None):\n"
+            '    with PathManager.open(filename, "rb") as f:\n'
+            "        array = np.array(Image.open(f), copy=copy, dtype=dtype)\n"
+            "    return array\n"
+        ),
+        "detectron2/engine/hooks.py": (
+            "from detectron2.solver import LRScheduler as _LRScheduler\n"
+            "def state_dict(self):\n"
+            "    if isinstance(self.scheduler, _LRScheduler):\n"
+            "        return self.scheduler.state_dict()\n"
+        ),
         f"configs/{MODEL_ZOO_FILE}": "A: 1\n",
     }
     return _write(directory, {**FILES, **changed})

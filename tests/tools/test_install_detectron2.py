@@ -9,8 +9,11 @@ import zipfile
 from pathlib import Path
 
 import install_detectron2
+import numpy as np
 import pytest
+from detectron2.utils.file_io import PathManager
 from detectron2_wheel import InstallError, installed, source, substitutions, wheel
+from PIL import Image
 
 from tests.tools.detectron2_like_sources import MODEL_ZOO_FILE, write_main_branch, write_release
 
@@ -74,7 +77,32 @@ class TestSubstitutions:
         tree = write_main_branch(tmp_path / "main")
         changed = substitutions.apply_substitutions(tree)
         assert "detectron2/data/build.py" not in changed
+        assert "detectron2/engine/hooks.py" not in changed
         assert "detectron2/model_zoo/model_zoo.py" in changed
+
+    def test_main_branch_reads_images_on_numpy_2(self, tmp_path):
+        tree = write_main_branch(tmp_path / "main")
+        file = tree / "detectron2/evaluation/sem_seg_evaluation.py"
+        Image.new("L", (3, 2), 7).save(tmp_path / "labels.png")
+        namespace = {"np": np, "Image": Image, "PathManager": PathManager}
+        exec(file.read_text(), namespace)
+        with pytest.raises(ValueError, match="[Uu]nable to avoid copy"):
+            namespace["load_image_into_numpy_array"](tmp_path / "labels.png", dtype=int)
+        substitutions.apply_substitutions(tree)
+        exec(file.read_text(), namespace)
+        array = namespace["load_image_into_numpy_array"](tmp_path / "labels.png", dtype=int)
+        assert array.tolist() == [[7, 7, 7], [7, 7, 7]]
+
+    def test_main_branch_that_reads_images_otherwise(self, tmp_path):
+        tree = write_main_branch(tmp_path / "main")
+        file = tree / "detectron2/evaluation/sem_seg_evaluation.py"
+        file.write_text("array = np.asarray(Image.open(f), dtype=dtype)\n")
+        assert "detectron2/evaluation/sem_seg_evaluation.py" not in (
+            substitutions.apply_substitutions(tree)
+        )
+        file.write_text("array = np.array(Image.open(g), copy=copy, dtype=dtype)\n")
+        with pytest.raises(InstallError, match=r"sem_seg_evaluation\.py: .* breaks NumPy >= 2"):
+            substitutions.apply_substitutions(tree)
 
     def test_main_branch_is_counted_too(self, tmp_path):
         tree = write_main_branch(tmp_path / "main")

@@ -1,8 +1,9 @@
 """The changes that Detectron2 needs on PyTorch 2.x, NumPy 2, Pillow >= 10, setuptools >= 81.
 
 Every change is a record that says how often it must match. Release 0.6 must match every record
-exactly; the main branch has some of the changes already, so there a record may also match not
-at all. A last scan makes sure that none of the faulty constructs is left in either of them.
+exactly, except those of faults that the main branch alone has. The main branch has some of the
+changes already, so there a record may also match not at all. A last scan makes sure that none of
+the faulty constructs is left in either of them.
 """
 
 import re
@@ -21,7 +22,7 @@ class Substitution:
         file: path inside the source tree, with forward slashes.
         old: regular expression (``re.MULTILINE``) of the text to replace.
         new: replacement; taken literally, it is no regular expression template.
-        count: how many times ``old`` occurs in release 0.6.
+        count: how many times ``old`` occurs in release 0.6, or in main if it is of main only.
         reason: why the change is needed.
     """
 
@@ -170,6 +171,17 @@ SUBSTITUTIONS: Sequence[Substitution] = (
     ),
 )
 
+# Faults that came after release 0.6.
+MAIN_SUBSTITUTIONS: Sequence[Substitution] = (
+    Substitution(
+        "detectron2/evaluation/sem_seg_evaluation.py",
+        r"\bnp\.array\(Image\.open\(f\), copy=copy, dtype=dtype\)",
+        "np.array(Image.open(f), copy=copy or None, dtype=dtype)",
+        1,
+        "NumPy 2 takes copy=False for a ban on copies, without which no image becomes an array",
+    ),
+)
+
 # (files, pattern that must be gone, what it breaks). Guards against a source tree of another
 # version in which a fault sits where no record looks for it.
 LEFTOVERS: Sequence[tuple[str, str, str]] = (
@@ -179,7 +191,9 @@ LEFTOVERS: Sequence[tuple[str, str, str]] = (
     ("detectron2/**/*.py", r"\bImage\.(LINEAR|CUBIC|ANTIALIAS)\b", "Pillow >= 10"),
     ("detectron2/**/*.py", r"^\s*(import|from) pkg_resources\b", "setuptools >= 81"),
     ("detectron2/**/*.py", r"\.sample\(self\._fallback_candidates\b", "Python >= 3.11"),
-    ("detectron2/engine/hooks.py", r"isinstance\([^)]*\b_LRScheduler\)", "PyTorch >= 2"),
+    # Main has a name `_LRScheduler` of its own for PyTorch's LRScheduler, which is right.
+    ("detectron2/engine/hooks.py", r"\blr_scheduler\._LRScheduler\b", "PyTorch >= 2"),
+    ("detectron2/evaluation/sem_seg_evaluation.py", r"\bcopy=copy,", "NumPy >= 2"),
     ("detectron2/export/__init__.py", r"^from \.api import", "import without Caffe2"),
 )
 
@@ -189,9 +203,7 @@ def is_main_branch(tree: Path) -> bool:
     return (tree / "detectron2/modeling/backbone/vit.py").is_file()
 
 
-def apply_substitutions(
-    tree: Path, substitutions: Sequence[Substitution] = SUBSTITUTIONS
-) -> dict[str, list[str]]:
+def apply_substitutions(tree: Path) -> dict[str, list[str]]:
     """Change the source tree in place.
 
     Returns:
@@ -201,8 +213,9 @@ def apply_substitutions(
         InstallError: a record does not match as often as it must, or a fault is left.
     """
     may_be_absent = is_main_branch(tree)
+    records = (*SUBSTITUTIONS, *MAIN_SUBSTITUTIONS) if may_be_absent else SUBSTITUTIONS
     changed: dict[str, list[str]] = {}
-    for sub in substitutions:
+    for sub in records:
         path = tree / sub.file
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         found = len(re.findall(sub.old, text, re.MULTILINE))

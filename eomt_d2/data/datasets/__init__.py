@@ -6,6 +6,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 
 from eomt_d2.data.datasets.builtin import register_builtin
+from eomt_d2.data.datasets.cityscapes import repair_instance_loaders
 from eomt_d2.data.datasets.from_config import register_entries
 
 __all__ = ["register_datasets"]
@@ -16,7 +17,7 @@ def register_datasets(cfg: CfgNode | None = None) -> None:
 
     Can be called again: names that are taken are left alone. Data sets are looked for below
     ``$DETECTRON2_DATASETS``, by default ``./datasets``, at the places that datasets/README.md
-    shows.
+    shows. Detectron2's Cityscapes instances are made to load on its main branch, too.
 
     Args:
         cfg: its ``DATASETS.REGISTER`` is registered too. Relative paths there start at
@@ -27,5 +28,6 @@ def register_datasets(cfg: CfgNode | None = None) -> None:
     """
     root = os.environ.get("DETECTRON2_DATASETS")
     register_builtin(Path(root or "datasets"))
+    repair_instance_loaders()
     if cfg is not None:
         register_entries(cfg.DATASETS.REGISTER, Path(root or "."))
