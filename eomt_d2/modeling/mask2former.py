@@ -96,8 +96,13 @@ def _build_pixel_decoder(cfg, input_shape: Mapping[str, ShapeSpec], keys: list[s
     if head.PIXEL_DECODER_NAME == "none":
         return PixelProjection(input_shape, **maps)
     if head.PIXEL_DECODER_NAME == "MSDeformAttnPixelDecoder":
-        layers, heads = head.TRANSFORMER_ENC_LAYERS, node.NHEADS
-        return MSDeformAttnPixelDecoder(input_shape, num_layers=layers, num_heads=heads, **maps)
+        return MSDeformAttnPixelDecoder(
+            input_shape,
+            num_layers=head.TRANSFORMER_ENC_LAYERS,
+            num_heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS or node.NHEADS,
+            num_points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
+            **maps,
+        )
     raise UserError(
         f"MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME is {head.PIXEL_DECODER_NAME!r}; it must be "
         f"'MSDeformAttnPixelDecoder' or 'none'."

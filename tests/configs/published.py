@@ -171,7 +171,7 @@ class Baseline(NamedTuple):
     gmac: str
 
 
-# Results: the paper's tables. Parameters of ViT-L: those that reproduce the published 349, 342, 337,
+# Results: the tables of the paper. Parameters of ViT-L: they reproduce the published 349, 342, 337,
 # 328 and 316 M, less the ViT's final norm, which the adapter does not use; 257 for a class, 512 for
 # a query, 1024 for a patch of 16 pixels.
 _M2F = "mask2former_vit_adapter_"
