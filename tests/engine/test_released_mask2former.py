@@ -107,10 +107,10 @@ def cfg(tmp_path):
 def test_a_released_config_is_read_and_two_sentences_say_what_to_change(cfg):
     """Its mapper's name, and the test mode, which its code knew from the task."""
     assert list(config_problems(cfg)) == [
-        "INPUT.TEST_MODE is 'square' with INPUT.IMAGE_SIZE 1024, but INPUT.MIN_SIZE_TEST is 800 and "
-        "INPUT.MAX_SIZE_TEST 1333; both must be 1024.",
-        "INPUT.DATASET_MAPPER_NAME is 'coco_panoptic_lsj'; here one mapper serves all, and this key "
-        "says what to train on: set it to 'panoptic'.",
+        "INPUT.TEST_MODE is 'square' with INPUT.IMAGE_SIZE 1024, but INPUT.MIN_SIZE_TEST is 800 "
+        "and INPUT.MAX_SIZE_TEST 1333; both must be 1024.",
+        "INPUT.DATASET_MAPPER_NAME is 'coco_panoptic_lsj'; here one mapper serves all, and this "
+        "key says what to train on: set it to 'panoptic'.",
     ]
     cfg.INPUT.DATASET_MAPPER_NAME, cfg.INPUT.TEST_MODE = "panoptic", "divisible"
     validate_config(cfg)
