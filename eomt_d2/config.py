@@ -41,7 +41,8 @@ def _add_input(cfg: CN) -> None:
     #   divisible: padded only to a multiple of SIZE_DIVISIBILITY
     #   window:    short side = IMAGE_SIZE, overlapping square windows along the long side
     cfg.INPUT.TEST_MODE = "square"
-    # For "divisible"; 0 means the backbone's own size_divisibility (its patch size).
+    # For "divisible"; 0 means MODEL.MASK_FORMER.SIZE_DIVISIBILITY, and if that is 0 too the
+    # backbone's own size_divisibility (its patch size).
     cfg.INPUT.SIZE_DIVISIBILITY = 0
     # An image whose segments all fall outside the crop: "redraw" the augmentation (published) or
     # "keep" the image as a negative.
@@ -180,29 +181,33 @@ def _add_released_mask2former(cfg: CN) -> None:
     # Channels of the mask features; 0 means MASK_FORMER.HIDDEN_DIM.
     cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 0
     cfg.INPUT.COLOR_AUG_SSD = False
-    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    cfg.SOLVER.POLY_LR_CONSTANT_ENDING = 0.0
-    # Not read by the ResNet, but listed in every config of it.
-    cfg.MODEL.RESNETS.STEM_TYPE = "basic"
-    cfg.MODEL.RESNETS.RES5_MULTI_GRID = [1, 1, 1]
+    # Keys that Detectron2's DeepLab or another package may have added already stay as they are.
+    cfg.INPUT.CROP.setdefault("SINGLE_CATEGORY_MAX_AREA", 1.0)
+    cfg.SOLVER.setdefault("POLY_LR_CONSTANT_ENDING", 0.0)
+    # Not read by Detectron2's ResNet, but in every config of it.
+    cfg.MODEL.RESNETS.setdefault("STEM_TYPE", "basic")
+    cfg.MODEL.RESNETS.setdefault("RES5_MULTI_GRID", [1, 1, 1])
     # Of a Swin Transformer, which comes from another package or not at all.
     node = cfg.MODEL.setdefault("SWIN", CN())
-    node.PRETRAIN_IMG_SIZE = 224
-    node.PATCH_SIZE = 4
-    node.EMBED_DIM = 96
-    node.DEPTHS = [2, 2, 6, 2]
-    node.NUM_HEADS = [3, 6, 12, 24]
-    node.WINDOW_SIZE = 7
-    node.MLP_RATIO = 4.0
-    node.QKV_BIAS = True
-    node.QK_SCALE = None
-    node.DROP_RATE = 0.0
-    node.ATTN_DROP_RATE = 0.0
-    node.DROP_PATH_RATE = 0.3
-    node.APE = False
-    node.PATCH_NORM = True
-    node.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    node.USE_CHECKPOINT = False
+    for key, value in {
+        "PRETRAIN_IMG_SIZE": 224,
+        "PATCH_SIZE": 4,
+        "EMBED_DIM": 96,
+        "DEPTHS": [2, 2, 6, 2],
+        "NUM_HEADS": [3, 6, 12, 24],
+        "WINDOW_SIZE": 7,
+        "MLP_RATIO": 4.0,
+        "QKV_BIAS": True,
+        "QK_SCALE": None,
+        "DROP_RATE": 0.0,
+        "ATTN_DROP_RATE": 0.0,
+        "DROP_PATH_RATE": 0.3,
+        "APE": False,
+        "PATCH_NORM": True,
+        "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "USE_CHECKPOINT": False,
+    }.items():
+        node.setdefault(key, value)
 
 
 def _add_vit(cfg: CN) -> None:

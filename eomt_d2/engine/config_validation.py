@@ -224,9 +224,9 @@ def _patch_problems(cfg: CfgNode) -> Iterator[str]:
         return
     keys = ["INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"]
     if cfg.INPUT.TEST_MODE == "divisible":
-        keys.append("INPUT.SIZE_DIVISIBILITY")
+        keys += ["INPUT.SIZE_DIVISIBILITY", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
     for key in keys:
-        if _get(cfg, key) % patch:
+        if _get(cfg, key) > 0 and _get(cfg, key) % patch:
             yield (
                 f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
             )

@@ -116,7 +116,8 @@ class MaskClassificationModel(nn.Module):
             pixel_std=cfg.MODEL.PIXEL_STD,
             image_size=cfg.INPUT.IMAGE_SIZE,
             test_mode=cfg.INPUT.TEST_MODE,
-            test_size_divisibility=cfg.INPUT.SIZE_DIVISIBILITY or node.SIZE_DIVISIBILITY,
+            # Mask2Former's configs say -1 where nothing is asked for.
+            test_size_divisibility=max(cfg.INPUT.SIZE_DIVISIBILITY, 0) or node.SIZE_DIVISIBILITY,
             pad_after_normalization=cfg.INPUT.PAD_AFTER_NORMALIZATION,
         )
 

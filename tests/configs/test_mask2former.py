@@ -11,7 +11,7 @@ from eomt_d2.analysis import build_meta_model, network_complexity
 from eomt_d2.data.mapper import MaskClassificationMapper
 from eomt_d2.modeling import EoMT, Mask2Former
 from eomt_d2.solver import build_lr_scheduler, build_optimizer
-from tests.configs.published import BASELINES, ROOT, load
+from tests.configs.published import BASELINES, PUBLISHED, ROOT, load
 
 LADDER = [
     "coco/panoptic/mask2former_vit_adapter_large_640",
@@ -161,6 +161,17 @@ def test_ade20k_starts_where_the_coco_config_of_the_same_network_ends():
     for name in (name for name in BASELINES if name.startswith("ade20k/panoptic/")):
         cfg, coco = load(name), load(name.replace("ade20k", "coco"))
         assert cfg.MODEL.WEIGHTS == f"{coco.OUTPUT_DIR}/model_final.pth"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_one_key_makes_a_mask2former_of_every_eomt_config(name):
+    """Nothing else has to change for the config to be valid and the network to be built."""
+    model = build_meta_model(load(name, "MODEL.META_ARCHITECTURE", "Mask2Former"))
+    eomt = PUBLISHED[name]
+    assert isinstance(model, Mask2Former)
+    assert model.num_queries == eomt.task.queries
+    assert model.decoder.class_head.out_features == eomt.task.classes + 1
+    assert (model.test_mode, model.image_size) == (eomt.task.test_mode, eomt.size)
 
 
 def test_one_key_trains_the_other_network_in_the_same_loop():

@@ -3,6 +3,7 @@
 import pytest
 from detectron2.config import get_cfg
 
+from eomt_d2.analysis import build_meta_model
 from eomt_d2.config import add_eomt_config
 from eomt_d2.engine.config_validation import config_problems, validate_config
 
@@ -157,3 +158,22 @@ def test_semantic_results_are_made_before_the_last_resize(cfg):
     cfg.MODEL.MASK_FORMER.TEST.SEMANTIC_ON = True
     (problem,) = config_problems(cfg)
     assert "SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE is True" in problem
+
+
+def test_keys_that_another_package_has_added_stay():
+    """Detectron2's DeepLab reads these two and has other defaults."""
+    cfg = get_cfg()
+    cfg.MODEL.RESNETS.STEM_TYPE, cfg.MODEL.RESNETS.RES5_MULTI_GRID = "deeplab", [1, 2, 4]
+    add_eomt_config(cfg)
+    assert (cfg.MODEL.RESNETS.STEM_TYPE, cfg.MODEL.RESNETS.RES5_MULTI_GRID) == (
+        "deeplab",
+        [1, 2, 4],
+    )
+
+
+@pytest.mark.parametrize("keys, multiple", [((0, 0), 32), ((-1, 64), 64), ((96, 64), 96)])
+def test_the_multiple_that_test_images_are_padded_to(cfg, keys, multiple):
+    """INPUT's key, else MASK_FORMER's, else what the backbone needs; -1 asks for nothing."""
+    cfg.MODEL.MASK_FORMER.TEST.PANOPTIC_ON = False
+    cfg.INPUT.SIZE_DIVISIBILITY, cfg.MODEL.MASK_FORMER.SIZE_DIVISIBILITY = keys
+    assert build_meta_model(cfg).test_size_divisibility == multiple
