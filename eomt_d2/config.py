@@ -25,6 +25,7 @@ def add_eomt_config(cfg: CN) -> None:
     _add_input(cfg)
     _add_mask_former(cfg)
     _add_mask2former(cfg)
+    _add_released_mask2former(cfg)
     _add_vit(cfg)
     _add_solver(cfg)
     _add_datasets(cfg)
@@ -69,11 +70,20 @@ def _add_input(cfg: CN) -> None:
     #   divisible: padded only to a multiple of SIZE_DIVISIBILITY
     #   window:    short side = IMAGE_SIZE, overlapping square windows along the long side
     cfg.INPUT.TEST_MODE = "square"
-    # For "divisible"; 0 means the backbone's own size_divisibility (its patch size).
+    # For "divisible"; 0 means MODEL.MASK_FORMER.SIZE_DIVISIBILITY, and if that is 0 too the
+    # backbone's own size_divisibility (its patch size).
     cfg.INPUT.SIZE_DIVISIBILITY = 0
     # An image whose segments all fall outside the crop: "redraw" the augmentation (published) or
     # "keep" the image as a negative.
     cfg.INPUT.EMPTY_SAMPLES = "redraw"
+    # Segments that the crop leaves without a pixel: "drop", or "keep" as targets with empty masks
+    # (Mask2Former's own panoptic recipe).
+    cfg.INPUT.EMPTIED_SEGMENTS = "drop"
+    # Value of padded pixels in training crops, in the range of the image (Mask2Former's own recipes
+    # pad with 128), and whether what is added to suit the network comes after the normalisation, so
+    # that it has the mean colour, instead of before, so that it is black.
+    cfg.INPUT.PAD_VALUE = 0
+    cfg.INPUT.PAD_AFTER_NORMALIZATION = False
 
     cfg.MODEL.PIXEL_MEAN = [123.675, 116.280, 103.530]
     cfg.MODEL.PIXEL_STD = [58.395, 57.120, 57.375]
@@ -94,6 +104,10 @@ def _add_mask_former(cfg: CN) -> None:
     node.COST_CLASS_WEIGHT = 0.0
     # Points per mask at which mask losses and matching costs are computed.
     node.TRAIN_NUM_POINTS = 12544
+    # What the mask losses of a batch are divided by: the number of "matched" masks, at most one per
+    # query, or of all "segments" (Mask2Former's own); they differ only in images with more segments
+    # than queries.
+    node.LOSS_NORMALIZER = "matched"
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
 
@@ -150,6 +164,9 @@ def _add_mask2former(cfg: CN) -> None:
     # "none" leaves the pixel decoder out: one 1x1 convolution per map.
     head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     head.TRANSFORMER_ENC_LAYERS = 6
+    # Points and heads of its deformable attention; 0 heads means MASK_FORMER.NHEADS.
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 0
     # The maps that queries attend to, with or without pixel decoder; stride 4 ("res2") is what
     # masks are made from.
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
@@ -173,6 +190,53 @@ def _add_mask2former(cfg: CN) -> None:
     # over the backbone "ViT" makes what it needs by itself.
     cfg.MODEL.VIT_PYRAMID = CN()
     cfg.MODEL.VIT_PYRAMID.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+
+
+def _add_released_mask2former(cfg: CN) -> None:
+    """Keys of Mask2Former's released configs that have one value here, or none; so those configs
+    can be read, and eomt_d2/engine/released_mask2former.py says what is not supported."""
+    node = cfg.MODEL.MASK_FORMER
+    node.DEEP_SUPERVISION = True
+    node.DROPOUT = 0.0
+    node.PRE_NORM = False
+    node.ENC_LAYERS = 0
+    node.ENFORCE_INPUT_PROJ = False
+    node.TRANSFORMER_IN_FEATURE = "multi_scale_pixel_decoder"
+    node.TRANSFORMER_DECODER_NAME = "MultiScaleMaskedTransformerDecoder"
+    # For INPUT.TEST_MODE "divisible", where INPUT.SIZE_DIVISIBILITY is 0.
+    node.SIZE_DIVISIBILITY = 0
+    # Panoptic and instance results are always made from logits of the original size.
+    node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
+    # Channels of the mask features; 0 means MASK_FORMER.HIDDEN_DIM.
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 0
+    cfg.INPUT.COLOR_AUG_SSD = False
+    # Keys that Detectron2's DeepLab or another package may have added already stay as they are.
+    cfg.INPUT.CROP.setdefault("SINGLE_CATEGORY_MAX_AREA", 1.0)
+    cfg.SOLVER.setdefault("POLY_LR_CONSTANT_ENDING", 0.0)
+    # Not read by Detectron2's ResNet, but in every config of it.
+    cfg.MODEL.RESNETS.setdefault("STEM_TYPE", "basic")
+    cfg.MODEL.RESNETS.setdefault("RES5_MULTI_GRID", [1, 1, 1])
+    # Of a Swin Transformer, which comes from another package or not at all.
+    node = cfg.MODEL.setdefault("SWIN", CN())
+    for key, value in {
+        "PRETRAIN_IMG_SIZE": 224,
+        "PATCH_SIZE": 4,
+        "EMBED_DIM": 96,
+        "DEPTHS": [2, 2, 6, 2],
+        "NUM_HEADS": [3, 6, 12, 24],
+        "WINDOW_SIZE": 7,
+        "MLP_RATIO": 4.0,
+        "QKV_BIAS": True,
+        "QK_SCALE": None,
+        "DROP_RATE": 0.0,
+        "ATTN_DROP_RATE": 0.0,
+        "DROP_PATH_RATE": 0.3,
+        "APE": False,
+        "PATCH_NORM": True,
+        "OUT_FEATURES": ["res2", "res3", "res4", "res5"],
+        "USE_CHECKPOINT": False,
+    }.items():
+        node.setdefault(key, value)
 
 
 def _add_vit(cfg: CN) -> None:
@@ -210,6 +274,12 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Each backbone block's learning rate is this factor below that of the block after it.
     cfg.SOLVER.LAYER_DECAY = 0.8
+    # All of a backbone learns at this factor of the rate it would have (Mask2Former's own: 0.1).
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Weight decay of the parameters of normalisations and of embeddings (nn.Embedding: queries,
+    # their positions, levels of the decoder); below 0 it is WEIGHT_DECAY's, as published for EoMT.
+    cfg.SOLVER.WEIGHT_DECAY_NORM = -1.0
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = -1.0
     # True: the blocks that see the queries learn at the full rate (DINOv3 recipes).
     cfg.SOLVER.QUERY_BLOCKS_FULL_LR = False
     # New parameters warm up first while the backbone waits; then the backbone warms up.

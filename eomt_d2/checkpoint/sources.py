@@ -156,6 +156,40 @@ OFFICIAL_EOMT_DINOV3 = [
 # All other files hold timm's ViT under timm's names.
 OFFICIAL_EOMT_DINOV2 = [rule("encoder.backbone.**", "backbone.**")]
 
+# --- Official Mask2Former. Its backbones are Detectron2's, under Detectron2's names.
+
+_PIXEL_DECODER = [
+    # Projections and levels are counted from the coarsest map (res5) on both sides.
+    rule("input_proj.*.*.*", "input_proj.*.*.*"),
+    rule("transformer.level_embed", "level_embed"),
+    rule("transformer.encoder.layers.*.**", "layers.*.**"),
+    rule("adapter_1.**", "lateral.**"),
+    rule("layer_1.**", "output.**"),
+    rule("mask_features.*", "mask_features.*"),
+]
+_MASK_DECODER = [
+    rule("transformer_cross_attention_layers.*.multihead_attn.**", "layers.*.cross_attn.**"),
+    rule("transformer_cross_attention_layers.*.norm.*", "layers.*.norm1.*"),
+    rule("transformer_self_attention_layers.*.self_attn.**", "layers.*.self_attn.**"),
+    rule("transformer_self_attention_layers.*.norm.*", "layers.*.norm2.*"),
+    rule("transformer_ffn_layers.*.linear1.*", "layers.*.linear1.*"),
+    rule("transformer_ffn_layers.*.linear2.*", "layers.*.linear2.*"),
+    rule("transformer_ffn_layers.*.norm.*", "layers.*.norm3.*"),
+    rule("decoder_norm.*", "norm.*"),
+    rule("query_feat.weight", "query_feat.weight"),
+    rule("static_query.weight", "query_feat.weight"),
+    rule("query_embed.weight", "query_embed.weight"),
+    rule("level_embed.weight", "level_embed.weight"),
+    rule("class_embed.*", "class_head.*"),
+    *[rule(f"mask_embed.layers.{i}.*", f"mask_head.{2 * i}.*") for i in range(3)],
+]
+OFFICIAL_MASK2FORMER = [
+    *prefixed("sem_seg_head.predictor", "decoder", _MASK_DECODER),
+    *prefixed("sem_seg_head.pixel_decoder", "pixel_decoder", _PIXEL_DECODER),
+    # The first files have no level for the pixel decoder.
+    *prefixed("sem_seg_head", "pixel_decoder", _PIXEL_DECODER),
+]
+
 # --- Vision Transformers alone, as published by their authors.
 
 _DINOV2 = [
@@ -228,6 +262,16 @@ SOURCES: dict[str, tuple[Source, ...]] = {
             ("head.**", "head_dist.**", "mask_token", "rope.**", "blocks.*.attn.k_bias"),
         ),
     ),
+    "mask2former": (
+        Source(
+            "an official Mask2Former",
+            lambda names: (
+                "sem_seg_head.predictor.transformer_cross_attention_layers.0.norm.weight" in names
+            ),
+            OFFICIAL_MASK2FORMER,
+            ("criterion.**", "pixel_mean", "pixel_std"),
+        ),
+    ),
     "eomt_d2": (
         Source(
             "a model of eomt_d2",
@@ -297,7 +341,15 @@ def rename_to_ours(
     renamed.update({name: tensor for name, tensor in rest.items() if name not in renamed})
     if key == "timm":
         _add_zero_biases(renamed)
+    if key == "mask2former":
+        _add_masks(renamed)
     return renamed, scheme.title
+
+
+def _add_masks(weights: dict[str, Tensor]) -> None:
+    """The official network has no probabilities: each of its layers masks always."""
+    layers = [name for name in weights if is_any_of(name, ["decoder.layers.*.norm1.weight"])]
+    weights["mask_annealing.probs"] = torch.ones(len(layers))
 
 
 def _add_zero_biases(weights: dict[str, Tensor]) -> None:

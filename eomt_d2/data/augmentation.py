@@ -75,11 +75,12 @@ def draw_geometry(
     return Geometry(flip, new_height, new_width, top, left, crop_size)
 
 
-def transform_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Flip, resize (PIL bilinear, antialiased, on uint8), pad with 0 and crop an image.
+def transform_image(image: np.ndarray, geometry: Geometry, pad_value: int = 0) -> np.ndarray:
+    """Flip, resize (PIL bilinear, antialiased, on uint8), pad and crop an image.
 
     Args:
         image: (H, W, 3) uint8.
+        pad_value: of the padding, in [0, 255].
 
     Returns:
         (S, S, 3) uint8 with S = ``geometry.crop_size``.
@@ -92,7 +93,7 @@ def transform_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     )
     height, width = geometry.content_size
     top, left = geometry.top, geometry.left
-    crop = np.zeros((geometry.crop_size, geometry.crop_size, 3), np.uint8)
+    crop = np.full((geometry.crop_size, geometry.crop_size, 3), pad_value, np.uint8)
     crop[:height, :width] = resized.crop((left, top, left + width, top + height))
     return crop
 

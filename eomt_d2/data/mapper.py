@@ -40,6 +40,7 @@ class MaskClassificationMapper:
 
     Training follows the published EoMT recipe: drop crowds, colour jitter (if asked for), flip,
     scale, pad right and bottom with 0, random square crop, drop segments that the crop emptied.
+    Two options are those of Mask2Former's own recipe: another padding, emptied segments kept.
     Testing only resizes, by Detectron2's ``ResizeShortestEdge``, exactly as the unmodified
     ``DefaultPredictor`` does. (Its sizes are rounded half up. The published "fit inside the square"
     rounds half to even, which differs only where a side is a whole number and a half.)
@@ -56,6 +57,8 @@ class MaskClassificationMapper:
         max_scale: float = 2.0,
         color_jitter: bool = False,
         empty_samples: str = "redraw",
+        emptied_segments: str = "drop",
+        pad_value: int = 0,
         ground_truth: str = "auto",
         ignore_value: int = 255,
         num_semantic_classes: int | None = None,
@@ -73,6 +76,9 @@ class MaskClassificationMapper:
             color_jitter: the photometric jitter of the ADE20K and Cityscapes recipes.
             empty_samples: what becomes of an image without a segment in its crop: "redraw" the
                 augmentation (at most 1000 times), or "keep" it as a negative.
+            emptied_segments: "drop" segments that the crop leaves without a pixel, or "keep" them
+                as targets with empty masks.
+            pad_value: of padded pixels, in [0, 255].
             ground_truth: "panoptic", "instance", "semantic", or "auto", the first of these that
                 an image has.
             ignore_value: label of the pixels of a semantic label map that have no class.
@@ -82,11 +88,16 @@ class MaskClassificationMapper:
             min_size_test, max_size_test: of ``ResizeShortestEdge``, in pixels.
 
         Raises:
-            UserError: an unknown ``empty_samples`` or a ``required_targets`` that is not offered.
+            UserError: an unknown ``empty_samples`` or ``emptied_segments``, or a
+                ``required_targets`` that is not offered.
         """
         if empty_samples not in ("redraw", "keep"):
             raise UserError(
                 f'INPUT.EMPTY_SAMPLES is "{empty_samples}"; it has to be redraw or keep.'
+            )
+        if emptied_segments not in ("drop", "keep"):
+            raise UserError(
+                f'INPUT.EMPTIED_SEGMENTS is "{emptied_segments}"; it has to be drop or keep.'
             )
         if not required_targets <= OPTIONAL_TARGETS:
             raise UserError(
@@ -105,6 +116,8 @@ class MaskClassificationMapper:
         self.max_scale = max_scale
         self.color_jitter = color_jitter
         self.empty_samples = empty_samples
+        self.emptied_segments = emptied_segments
+        self.pad_value = pad_value
         self.ground_truth = ground_truth
         self.ignore_value = ignore_value
         self.num_semantic_classes = num_semantic_classes
@@ -126,6 +139,8 @@ class MaskClassificationMapper:
             "max_scale": cfg.INPUT.MAX_SCALE,
             "color_jitter": cfg.INPUT.COLOR_JITTER,
             "empty_samples": cfg.INPUT.EMPTY_SAMPLES,
+            "emptied_segments": cfg.INPUT.EMPTIED_SEGMENTS,
+            "pad_value": cfg.INPUT.PAD_VALUE,
             "ground_truth": cfg.INPUT.DATASET_MAPPER_NAME,
             "ignore_value": getattr(metadata, "ignore_label", cfg.MODEL.SEM_SEG_HEAD.IGNORE_VALUE),
             "num_semantic_classes": None if stuff_classes is None else len(stuff_classes),
@@ -201,6 +216,8 @@ class MaskClassificationMapper:
                 layers=tuple(transform_id_map(layer, geometry) for layer in truth.layers)
             )
             segments = cropped.nonempty()
+            if self.emptied_segments == "keep":
+                segments = np.arange(len(truth.classes))
             if len(segments) or self.empty_samples == "keep":
                 break
             if draw == 0 and not len(truth.nonempty()):
@@ -213,7 +230,7 @@ class MaskClassificationMapper:
                 "the image."
             )
 
-        image = transform_image(apply_color_jitter(image, jitter), geometry)
+        image = transform_image(apply_color_jitter(image, jitter), geometry, self.pad_value)
         sample = {
             "image": self._as_tensor(image),
             "instances": self._instances(cropped, segments),

@@ -10,18 +10,22 @@ from eomt_d2.errors import UserError
 from eomt_d2.modeling import MaskClassificationModel
 from eomt_d2.modeling.backbone.presets import PRESETS
 
+from .released_mask2former import released_mask2former_problems
+
 __all__ = ["config_problems", "is_mask_classification", "validate_config"]
 
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.EMPTY_SAMPLES": ("redraw", "keep"),
     "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
+    "INPUT.EMPTIED_SEGMENTS": ("drop", "keep"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
 }
 MASK_CLASSIFICATION_CHOICES = {
     "INPUT.TEST_MODE": ("square", "divisible", "window"),
     "TEST.SEMANTIC_OUTPUT": ("scores", "labels"),
+    "MODEL.MASK_FORMER.LOSS_NORMALIZER": ("matched", "segments"),
     "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "none"),
 }
@@ -41,7 +45,9 @@ RANGES = (
     ("SOLVER.WARMUP_ITERS_BACKBONE", 0, None),
     ("SOLVER.POLY_LR_POWER", 0, None),
     ("SOLVER.LAYER_DECAY", 0, 1),
+    ("SOLVER.BACKBONE_MULTIPLIER", 0, None),
     ("INPUT.IMAGE_SIZE", 1, None),
+    ("INPUT.PAD_VALUE", 0, 255),
 )
 MASK_CLASSIFICATION_RANGES = (
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1, None),
@@ -62,6 +68,7 @@ MASK_CLASSIFICATION_RANGES = (
     ("MODEL.MASK_FORMER.DIM_FEEDFORWARD", 1, None),
     ("MODEL.MASK_FORMER.DEC_LAYERS", 2, None),
     ("MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS", 1, None),
+    ("MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS", 1, None),
     ("MODEL.VIT_ADAPTER.NUM_HEADS", 0, None),
     ("MODEL.VIT_ADAPTER.NUM_POINTS", 1, None),
 )
@@ -100,6 +107,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _input_problems(cfg)
     yield from _task_problems(cfg)
     yield from _annealing_problems(cfg)
+    yield from released_mask2former_problems(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "Mask2Former":
         yield from _decoder_problems(cfg)
 
@@ -217,9 +225,9 @@ def _patch_problems(cfg: CfgNode) -> Iterator[str]:
         return
     keys = ["INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"]
     if cfg.INPUT.TEST_MODE == "divisible":
-        keys.append("INPUT.SIZE_DIVISIBILITY")
+        keys += ["INPUT.SIZE_DIVISIBILITY", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
     for key in keys:
-        if _get(cfg, key) % patch:
+        if _get(cfg, key) > 0 and _get(cfg, key) % patch:
             yield (
                 f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
             )

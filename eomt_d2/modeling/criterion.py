@@ -29,7 +29,7 @@ class LossNormalizers(NamedTuple):
     """What the sums over the masks and queries of one effective batch are divided by.
 
     Attributes:
-        num_masks: scalar float32, matched masks per process.
+        num_masks: scalar float32, matched masks (or segments) per process.
         class_weight_sum: scalar float32, the cross-entropy's sum of class weights per process.
     """
 
@@ -94,9 +94,11 @@ class MaskClassificationCriterion(nn.Module):
         dice_weight: weight of ``loss_dice``.
         no_object_weight: weight of class K inside the cross-entropy.
         num_points, oversample_ratio, importance_sample_ratio: see :func:`uncertain_points`.
+        normalizer: the mask losses are divided by the number of "matched" masks, or of all
+            "segments", as in Mask2Former, also those for which no query is left.
 
     Raises:
-        ValueError: if a sampling ratio is outside its range.
+        ValueError: if a sampling ratio is outside its range or ``normalizer`` unknown.
     """
 
     def __init__(
@@ -111,8 +113,11 @@ class MaskClassificationCriterion(nn.Module):
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
+        normalizer: str = "matched",
     ) -> None:
         super().__init__()
+        if normalizer not in ("matched", "segments"):
+            raise ValueError(f"normalizer is {normalizer!r}, but must be 'matched' or 'segments'")
         if oversample_ratio < 1:
             raise ValueError(f"oversample_ratio is {oversample_ratio}, but must be at least 1")
         if not 0 <= importance_sample_ratio <= 1:
@@ -128,6 +133,7 @@ class MaskClassificationCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        self.normalizer = normalizer
 
         weights = torch.ones(num_classes + 1)
         weights[-1] = no_object_weight
@@ -146,8 +152,9 @@ class MaskClassificationCriterion(nn.Module):
         """
         num_matched = sum(min(num_queries, count) for count in num_segments)
         num_unmatched = len(num_segments) * num_queries - num_matched
+        counted = num_matched if self.normalizer == "matched" else sum(num_segments)
         num_masks, class_weight_sum = mean_over_ranks(
-            [num_matched, num_matched + self.no_object_weight * num_unmatched], device
+            [counted, num_matched + self.no_object_weight * num_unmatched], device
         )
         # The second is zero only where the cross-entropy's numerator is zero too.
         return LossNormalizers(num_masks.clamp(min=1), class_weight_sum.clamp(min=1e-6))

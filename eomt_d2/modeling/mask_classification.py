@@ -39,6 +39,7 @@ class MaskClassificationModel(nn.Module):
             ``test_size_divisibility``; "window" slides a square window over them. Whatever the
             mode, what the network needs beyond that is padded too.
         test_size_divisibility: for "divisible"; 0 means ``size_divisibility``.
+        pad_after_normalization: padding has the mean colour (Mask2Former) instead of being black.
     """
 
     # Which of {"boxes", "sem_seg"} the dataset mapper must add to the instance masks.
@@ -58,6 +59,7 @@ class MaskClassificationModel(nn.Module):
         image_size: int,
         test_mode: str = "square",
         test_size_divisibility: int = 0,
+        pad_after_normalization: bool = False,
     ):
         super().__init__()
         if test_mode not in TEST_MODES:
@@ -69,6 +71,7 @@ class MaskClassificationModel(nn.Module):
         self.size_divisibility = size_divisibility
         self.image_size = image_size
         self.test_mode = test_mode
+        self.pad_after_normalization = pad_after_normalization
         self.test_size_divisibility = math.lcm(test_size_divisibility or 1, size_divisibility)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -91,6 +94,7 @@ class MaskClassificationModel(nn.Module):
             no_object_weight=node.NO_OBJECT_WEIGHT,
             oversample_ratio=node.OVERSAMPLE_RATIO,
             importance_sample_ratio=node.IMPORTANCE_SAMPLE_RATIO,
+            normalizer=node.LOSS_NORMALIZER,
             **weights,
         )
         postprocessing = PostProcessing(
@@ -112,7 +116,9 @@ class MaskClassificationModel(nn.Module):
             pixel_std=cfg.MODEL.PIXEL_STD,
             image_size=cfg.INPUT.IMAGE_SIZE,
             test_mode=cfg.INPUT.TEST_MODE,
-            test_size_divisibility=cfg.INPUT.SIZE_DIVISIBILITY,
+            # Mask2Former's configs say -1 where nothing is asked for.
+            test_size_divisibility=max(cfg.INPUT.SIZE_DIVISIBILITY, 0) or node.SIZE_DIVISIBILITY,
+            pad_after_normalization=cfg.INPUT.PAD_AFTER_NORMALIZATION,
         )
 
     @property
@@ -249,6 +255,9 @@ class MaskClassificationModel(nn.Module):
         return side, side
 
     def _stack(self, images: list[Tensor], size: tuple[int, int]) -> Tensor:
+        if self.pad_after_normalization:
+            normalized = [(image - self.pixel_mean) / self.pixel_std for image in images]
+            return torch.stack([_pad(image, size) for image in normalized])
         # Padding is black, not the mean: it comes before the normalisation, as published.
         batch = torch.stack([_pad(image, size) for image in images])
         return (batch - self.pixel_mean) / self.pixel_std

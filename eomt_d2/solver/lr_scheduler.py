@@ -120,7 +120,8 @@ def build_lr_scheduler(
     """Build the schedule named by ``SOLVER.LR_SCHEDULER_NAME``.
 
     ``TwoStageWarmupPolyLR`` reads ``SOLVER.{WARMUP_ITERS_HEAD, WARMUP_ITERS_BACKBONE,
-    POLY_LR_POWER, MAX_ITER}``; any other name goes to Detectron2's own builder, whose schedules
+    POLY_LR_POWER, MAX_ITER}``; ``WarmupPolyLR``, as Mask2Former's own semantic recipes have it, is
+    the same without any warm-up; any other name goes to Detectron2's own builder, whose schedules
     apply one factor to all groups.
 
     Raises:
@@ -128,7 +129,16 @@ def build_lr_scheduler(
         ValueError: if the warm-ups do not fit into MAX_ITER.
     """
     solver = cfg.SOLVER
-    if solver.LR_SCHEDULER_NAME != TwoStageWarmupPolyLR.__name__:
+    warmups = (solver.WARMUP_ITERS_HEAD, solver.WARMUP_ITERS_BACKBONE)
+    if solver.LR_SCHEDULER_NAME == "WarmupPolyLR":
+        if solver.WARMUP_ITERS > 0 and solver.WARMUP_FACTOR != 1:
+            raise UserError(
+                f"SOLVER.LR_SCHEDULER_NAME is 'WarmupPolyLR' with WARMUP_ITERS "
+                f"{solver.WARMUP_ITERS} and WARMUP_FACTOR {solver.WARMUP_FACTOR}; only its form "
+                "without warm-up is here (WARMUP_ITERS 0); TwoStageWarmupPolyLR warms up."
+            )
+        warmups = (0, 0)
+    elif solver.LR_SCHEDULER_NAME != TwoStageWarmupPolyLR.__name__:
         try:
             return detectron2.solver.build_lr_scheduler(cfg, optimizer)
         except ValueError as error:
@@ -138,8 +148,8 @@ def build_lr_scheduler(
             ) from error
     return TwoStageWarmupPolyLR(
         optimizer,
-        warmup_head=solver.WARMUP_ITERS_HEAD,
-        warmup_backbone=solver.WARMUP_ITERS_BACKBONE,
+        warmup_head=warmups[0],
+        warmup_backbone=warmups[1],
         max_iter=solver.MAX_ITER,
         power=solver.POLY_LR_POWER,
     )

@@ -21,8 +21,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     does that after it has undone the loss scaling (see :mod:`eomt_d2.engine.train_step`).
 
     Args:
-        cfg: reads ``SOLVER.{OPTIMIZER, BASE_LR, WEIGHT_DECAY, LAYER_DECAY, QUERY_BLOCKS_FULL_LR,
-            MOMENTUM, NESTEROV}``.
+        cfg: reads ``SOLVER.{OPTIMIZER, BASE_LR, WEIGHT_DECAY, WEIGHT_DECAY_NORM,
+            WEIGHT_DECAY_EMBED, LAYER_DECAY, BACKBONE_MULTIPLIER, QUERY_BLOCKS_FULL_LR, MOMENTUM,
+            NESTEROV}``.
         model: on the device it will be trained on.
 
     Raises:
@@ -33,6 +34,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         model,
         base_lr=solver.BASE_LR,
         weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=_or(solver.WEIGHT_DECAY_NORM, solver.WEIGHT_DECAY),
+        weight_decay_embed=_or(solver.WEIGHT_DECAY_EMBED, solver.WEIGHT_DECAY),
+        backbone_multiplier=solver.BACKBONE_MULTIPLIER,
         layer_decay=solver.LAYER_DECAY,
         num_full_rate_blocks=(
             getattr(model, "num_blocks", 0) if solver.QUERY_BLOCKS_FULL_LR else 0
@@ -45,3 +49,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.OPTIMIZER == "SGD":
         return torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)
     raise UserError(f"SOLVER.OPTIMIZER is {solver.OPTIMIZER!r}; it must be ADAMW or SGD.")
+
+
+def _or(decay: float, default: float) -> float:
+    return default if decay < 0 else decay

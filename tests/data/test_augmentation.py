@@ -101,6 +101,8 @@ def test_padding_is_right_and_bottom_and_zero():
     crop = transform_image(image, Geometry(True, 2, 3, 0, 0, 4))
     assert crop[:, :, 1].tolist() == [[9, 9, 9, 0], [9, 9, 9, 0], [0] * 4, [0] * 4]
     assert transform_id_map(image[:, :, 0], Geometry(True, 2, 3, 0, 0, 4)).shape == (2, 3)
+    grey = transform_image(image, Geometry(True, 2, 3, 0, 0, 4), pad_value=128)
+    assert grey[:, :, 2].tolist() == [[9, 9, 9, 128], [9, 9, 9, 128], [128] * 4, [128] * 4]
 
 
 @pytest.mark.parametrize("shape", [(31, 17), (24, 40), (5, 5)])

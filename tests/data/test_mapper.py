@@ -302,6 +302,22 @@ class TestEmptySamples:
         assert instances.gt_masks.tensor.shape == (0, 32, 32)
         assert len(recorded["geometry"]) == 1
 
+    def test_emptied_segments_kept_as_targets(self, entry, recorded):
+        """Mask2Former's own panoptic recipe: the corner's mask is empty, and padding is grey."""
+        ids = self.corner()
+        ids[0, 0] = 2
+        options = dict(image_size=32, min_scale=0.1, max_scale=0.1)
+        dataset_dict = entry(ids, {1: 4, 2: 5})
+        sample = train_mapper(**options, emptied_segments="keep", pad_value=128)(dataset_dict)
+        assert sample["instances"].gt_classes.tolist() == [4, 5]
+        # Rows and columns 0, 5 and 10 are sampled: the corner's 15 never is.
+        assert sample["instances"].gt_masks.tensor.sum((1, 2)).tolist() == [0, 1]
+        # int(0.1 * 32) = 3 pixels are image, the other 29 padding.
+        assert (sample["image"][:, 3:] == 128).all() and (sample["image"][:, :, 3:] == 128).all()
+        dropped = train_mapper(**options)(dataset_dict)
+        assert dropped["instances"].gt_classes.tolist() == [5]
+        assert (dropped["image"][:, 3:] == 0).all()
+
     def test_ground_truth_without_a_pixel_is_skipped_once_told(self, tmp_path, caplog):
         Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
         Image.new("L", (8, 8), 255).save(tmp_path / "labels.png")
@@ -320,6 +336,8 @@ class TestEmptySamples:
     def test_unknown_choice(self):
         with pytest.raises(UserError, match='EMPTY_SAMPLES is "skip"; it has to be redraw or keep'):
             train_mapper(empty_samples="skip")
+        with pytest.raises(UserError, match='EMPTIED_SEGMENTS is "x"; it has to be drop or keep'):
+            train_mapper(emptied_segments="x")
 
 
 class TestRequiredTargets:

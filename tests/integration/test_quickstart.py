@@ -26,17 +26,17 @@ def quickstart(*arguments):
 def test_few_steps_learn_something(tmp_path):
     output = tmp_path / "out"
     result = quickstart(
-        "--output", output, "--iterations", 400, "--train-images", 500, "--pictures", 2,
+        "--output", output, "--iterations", 600, "--train-images", 500, "--pictures", 2,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["held_out_images"] == 64
     assert metrics["masking_probabilities"] == [0.0, 0.0]
-    # A fifth of the default's iterations: masks and textures are learned, but few classes are yet
-    # as certain as PQ's threshold asks for.
-    assert metrics["PQ"] >= metrics["untrained_PQ"]
+    # In less than a third of the default's iterations textures are learned, and masks of things;
+    # few of their classes are yet as certain as PQ's threshold asks for. Seen: 31, 19 and 44.
+    assert metrics["PQ"] > metrics["untrained_PQ"] + 10
     assert metrics["AP"] > metrics["untrained_AP"] + 5
-    assert metrics["mIoU"] > metrics["untrained_mIoU"] + 10
+    assert metrics["mIoU"] > metrics["untrained_mIoU"] + 20
     mean_of_classes = (3 * metrics["PQ_st"] + 5 * metrics["PQ_th"]) / 8
     assert metrics["PQ"] == pytest.approx(mean_of_classes)
     assert {"SQ", "RQ", "AP", "mIoU"} <= metrics.keys()

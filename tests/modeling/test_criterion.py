@@ -17,11 +17,12 @@ LN2, LN3 = 0.6931472, 1.0986123
 ALL = torch.ones(4, 4, dtype=torch.bool)
 
 
-def make_criterion(num_classes, num_points=4):
+def make_criterion(num_classes, num_points=4, **kwargs):
     return MaskClassificationCriterion(
         num_classes=num_classes,
         matcher=HungarianMatcher(num_points=num_points),
         num_points=num_points,
+        **kwargs,
     )
 
 
@@ -84,6 +85,16 @@ def test_more_segments_than_queries_by_hand():
     # 5 * (1/8 + (1 - (2 * 1 + 1) / (1 + 4 + 1))) / 2 = 5 * (1/8 + 1/2) / 2.
     assert losses["loss_dice"].item() == pytest.approx(1.5625, abs=1e-5)
     # Both queries have class 1: 2 * (ln 2 + ln 3) / 2.
+    assert losses["loss_ce"].item() == pytest.approx(1.7917595, abs=1e-5)
+
+
+def test_dividing_by_all_segments_by_hand():
+    # As above, but the sums of the two matched masks are divided by 3 segments.
+    target = MaskTarget(torch.tensor([1, 1, 1]), ALL.expand(3, 4, 4))
+    with mock.patch("torch.rand", center_only):
+        losses = make_criterion(2, normalizer="segments")([hand_made_prediction()], [target])
+    assert losses["loss_mask"].item() == pytest.approx(8.3698819 / 3, abs=1e-5)
+    assert losses["loss_dice"].item() == pytest.approx(3.125 / 3, abs=1e-5)
     assert losses["loss_ce"].item() == pytest.approx(1.7917595, abs=1e-5)
 
 
@@ -284,6 +295,7 @@ def test_checkpoints_do_not_carry_the_loss_settings():
     [
         (dict(oversample_ratio=0.5), "oversample_ratio is 0.5"),
         (dict(importance_sample_ratio=1.5), "importance_sample_ratio is 1.5"),
+        (dict(normalizer="queries"), "normalizer is 'queries'"),
     ],
 )
 def test_impossible_settings(setting, message):

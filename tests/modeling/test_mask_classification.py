@@ -63,6 +63,17 @@ def test_padding_is_black_before_normalisation():
     assert model.seen[0, 0, 8:].unique().tolist() == [-1.0]  # (0 - 100) / 100
 
 
+def test_padding_after_normalisation_has_the_mean_colour():
+    model = make()
+    model.pad_after_normalization = True
+    model([{"image": image(8, 16)}])
+    assert model.seen.shape == (1, 3, 16, 16)
+    # (200 - 100) / 100 right, (100 - 100) / 100 left, and 0, the mean, in all rows below.
+    assert model.seen[0, 0, :8].unique(dim=0).tolist() == [[0.0] * 8 + [1.0] * 8]
+    assert (model.seen[0, 1, :8] == 100).all()
+    assert (model.seen[0, :, 8:] == 0).all()
+
+
 def test_results_have_the_original_size_without_padding():
     (result,) = make(panoptic_on=True, thing_ids={1})(
         [{"image": image(8, 16), "height": 24, "width": 48}]

@@ -139,3 +139,19 @@ def test_unknown_name():
     optimizer, _ = optimizer_and_schedule()
     with pytest.raises(UserError, match="SOLVER.LR_SCHEDULER_NAME is 'Sawtooth'"):
         build_lr_scheduler(config("Sawtooth"), optimizer)
+
+
+def test_mask2former_s_poly_schedule_has_no_warm_up():
+    """(1 - 1000 / 2000)^0.9 for every group; with a warm-up of Detectron2's kind it is refused."""
+    optimizer, _ = optimizer_and_schedule()
+    for group in optimizer.param_groups:
+        del group["initial_lr"]
+        group["lr"] = 1.0
+    cfg = config("WarmupPolyLR")
+    cfg.SOLVER.WARMUP_ITERS = 0
+    schedule = build_lr_scheduler(cfg, optimizer)
+    schedule.load_state_dict({"last_epoch": 1000})
+    assert rates(optimizer) == pytest.approx([0.5358867, 0.5358867], abs=1e-6)
+    cfg.SOLVER.WARMUP_ITERS = 10
+    with pytest.raises(UserError, match="WARMUP_ITERS 10 and WARMUP_FACTOR 0.001; only its form"):
+        build_lr_scheduler(cfg, optimizer)

@@ -51,6 +51,20 @@ def test_query_blocks_at_the_full_rate():
     assert rates["block_2"] == rates["block_3"] == 1e-4
 
 
+def test_decay_of_norms_and_embeddings_only_where_asked():
+    model = Segmenter()
+    model.queries = nn.Embedding(3, 8)
+    optimizer = build_optimizer(
+        config(WEIGHT_DECAY_NORM=0.0, WEIGHT_DECAY_EMBED=0.01, BACKBONE_MULTIPLIER=0.5), model
+    )
+    groups = {group["name"]: group for group in optimizer.param_groups}
+    assert groups["norm_norms"]["weight_decay"] == groups["block_0_norms"]["weight_decay"] == 0
+    assert groups["head_embeddings"]["params"] == [model.queries.weight]
+    assert groups["head_embeddings"]["weight_decay"] == 0.01
+    assert groups["head"]["weight_decay"] == groups["block_0"]["weight_decay"] == 0.05
+    assert groups["norm_norms"]["lr"] == 5e-5
+
+
 def test_sgd():
     optimizer = build_optimizer(config(OPTIMIZER="SGD", MOMENTUM=0.8), Segmenter())
     assert type(optimizer) is torch.optim.SGD

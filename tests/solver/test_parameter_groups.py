@@ -160,3 +160,40 @@ def test_frozen_parameters_are_left_out():
 )
 def test_layer_decay_factor(block, full, expected):
     assert layer_decay_factor(block, 12, 0.8, full) == pytest.approx(expected)
+
+
+class ConvNet(nn.Module):
+    """A backbone with a normalisation, a head with one, an embedding and a plain parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.norm = nn.GroupNorm(2, 4)
+        self.query_feat = nn.Embedding(5, 4)
+        self.level = nn.Parameter(torch.zeros(4))
+
+
+def test_mask2former_s_own_groups():
+    """Norms and embeddings do not decay, a parameter that is neither does; the backbone learns at a
+    tenth of the rate (Mask2Former, section 4.1)."""
+    model = ConvNet()
+    groups = groups_by_name(
+        model, backbone_multiplier=0.1, weight_decay_norm=0.0, weight_decay_embed=0.0
+    )
+    settings = {n: (len(g["params"]), g["lr"], g["weight_decay"]) for n, g in groups.items()}
+    assert settings == {
+        "backbone": (2, pytest.approx(1e-5), 0.05),
+        "backbone_norms": (2, pytest.approx(1e-5), 0.0),
+        "head": (1, 1e-4, 0.05),
+        "head_embeddings": (1, 1e-4, 0.0),
+        "head_norms": (2, 1e-4, 0.0),
+    }
+    assert groups["head"]["params"][0] is model.level
+    assert {group["role"] for group in groups.values()} == {"backbone", "head"}
+
+
+def test_the_backbone_s_factor_multiplies_layer_decay():
+    groups = groups_by_name(vit_segmenter(), backbone_multiplier=0.1)
+    assert groups["block_20"]["lr"] == pytest.approx(5.12e-6)
+    assert groups["norm"]["lr"] == pytest.approx(1e-5)
+    assert groups["head"]["lr"] == 1e-4
