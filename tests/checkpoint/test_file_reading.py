@@ -6,13 +6,15 @@ import json
 import pathlib
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from eomt_d2.checkpoint.file_reading import Placeholder, read_weights, state_dict_of
+from eomt_d2.checkpoint.file_reading import read_weights, state_dict_of
+from eomt_d2.checkpoint.unpickling import Placeholder
 from eomt_d2.errors import UserError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1, 2])}
@@ -144,6 +146,17 @@ def test_the_oldest_format_of_pytorch_is_refused(tmp_path):
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "storages")
     with pytest.raises(UserError, match="oldest file format"):
+        read_weights(str(path))
+
+
+def test_programs_are_refused(tmp_path):
+    """PyTorch before 2.6 runs them even where only weights are asked for."""
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl"):
+            archive.writestr(f"w/{name}", pickle.dumps({}))
+        archive.writestr("w/version", "3\n")
+    with pytest.raises(UserError, match="w.pth is a TorchScript program and no weight file"):
         read_weights(str(path))
 
 
