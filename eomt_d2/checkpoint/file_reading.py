@@ -42,7 +42,7 @@ def read_weights(path: str) -> dict[str, Any]:
     """
     try:
         if path.endswith(".index.json"):
-            return {k: v for shard in shards_of(path) for k, v in read_weights(shard).items()}
+            return _read_shards(path)
         if path.endswith(".safetensors"):
             return load_file(path)
         if path.endswith(".pkl"):
@@ -85,6 +85,8 @@ def state_dict_of(content: dict[str, Any], path: str) -> dict[str, Any]:
             problem = f"has a {type(name).__name__} for a name"
         elif not isinstance(value, Tensor | np.ndarray):
             problem = f"is a {type(value).__name__} and no tensor"
+        elif isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
+            problem = f"is an array of {value.dtype} and no tensor"
         if problem:
             raise UserError(
                 f"{path} holds no plain state dict: its entry {name!r} {problem}; save the model's "
@@ -97,17 +99,35 @@ def shards_of(index: str) -> list[str]:
     """Paths of the parts of split weights, which lie beside their ``.index.json``.
 
     Raises:
-        UserError: if the index names files elsewhere, or is none.
+        UserError: if the index names files elsewhere or nothing, or is none.
     """
     try:
         with open(index) as file:
             names = sorted(set(json.load(file)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no index of split weights.") from error
+    if not names:
+        raise UserError(f"{index} is no index of split weights: its weight_map is empty.")
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name or name.endswith(".json"):
+        if (
+            name == ".."
+            or not isinstance(name, str)
+            or os.path.basename(name) != name
+            or name.endswith(".json")
+        ):
             raise UserError(f"{index} names the part {name!r}, which is no file beside it.")
     return [os.path.join(os.path.dirname(index), name) for name in names]
+
+
+def _read_shards(index: str) -> dict[str, Any]:
+    shards = shards_of(index)
+    lacking = [os.path.basename(shard) for shard in shards if not os.path.isfile(shard)]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of the {len(shards)} parts that {index} names are missing "
+            f"({', '.join(lacking[:3])}): put them into its folder."
+        )
+    return {name: value for shard in shards for name, value in read_weights(shard).items()}
 
 
 def _load_torch(path: str) -> Any:

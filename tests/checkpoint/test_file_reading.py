@@ -132,13 +132,34 @@ def test_split_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[1]", '{"weight_map": {"a": "../secret.bin"}}', '{"weight_map": {"a": 1}}']
+    "content",
+    [
+        "{}",
+        "[1]",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": "../secret.bin"}}',
+        '{"weight_map": {"a": "/secret.bin"}}',
+    ],
 )
 def test_an_index_that_names_no_parts_beside_it(tmp_path, content):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
     with pytest.raises(UserError, match="no index of split weights|no file beside it"):
         read_weights(str(index))
+
+
+def test_an_index_without_its_parts(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(UserError, match=r"1 of the 1 parts .* are missing \(gone.safetensors\)"):
+        read_weights(str(index))
+
+
+def test_text_among_the_weights_is_refused():
+    with pytest.raises(UserError, match="its entry 'a' is an array of <U1 and no tensor"):
+        state_dict_of({"a": np.array(["x"])}, "w.pkl")
 
 
 def test_the_oldest_format_of_pytorch_is_refused(tmp_path):
