@@ -1,8 +1,11 @@
 """Every configuration key that eomt_d2 adds to Detectron2, with its default and its meaning."""
 
-from detectron2.config import CfgNode as CN
+from collections.abc import Iterator
 
-__all__ = ["add_eomt_config"]
+from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+
+__all__ = ["add_eomt_config", "config_keys", "missing_keys"]
 
 
 def add_eomt_config(cfg: CN) -> None:
@@ -11,6 +14,10 @@ def add_eomt_config(cfg: CN) -> None:
     Key names that users of Mask2Former know are kept (``MODEL.MASK_FORMER.*``, ``INPUT.*``). Some
     of Detectron2's own defaults become those of the recipe: RGB instead of BGR, clipping of the
     total gradient norm, no grouping of images by aspect ratio.
+
+    Where the official ``mask2former`` package adds its keys too, this comes after its
+    ``add_maskformer2_config``, which replaces the node ``MODEL.MASK_FORMER``: then the config has
+    the keys of both, and those that both have get the values here. It may be called again.
 
     Args:
         cfg: a config made by :func:`detectron2.config.get_cfg`.
@@ -24,11 +31,33 @@ def add_eomt_config(cfg: CN) -> None:
     _add_datasets(cfg)
 
 
+def missing_keys(cfg: CN) -> list[str]:
+    """Keys that :func:`add_eomt_config` adds and a config lacks, because something replaced them
+    afterwards."""
+    complete = get_cfg()
+    add_eomt_config(complete)
+    present = set(config_keys(cfg))
+    return [key for key in config_keys(complete) if key not in present]
+
+
+def config_keys(node: CN, prefix: str = "") -> Iterator[str]:
+    """Every key that holds a value, in full: "MODEL.MASK_FORMER.NHEADS"."""
+    for name, value in node.items():
+        if isinstance(value, CN):
+            yield from config_keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
 def _add_input(cfg: CN) -> None:
     # Ground truth to train on: "panoptic", "instance", "semantic", or "auto" (the richest of
     # these three that the data set has).
     cfg.INPUT.DATASET_MAPPER_NAME = "auto"
     cfg.INPUT.FORMAT = "RGB"
+    # Ground-truth masks of training samples: Detectron2's "bitmask", which its own architectures
+    # take, or one bool "tensor" (M, H, W), which the original code of MaskFormer and Mask2Former
+    # takes; ours takes both. "polygon" means "bitmask" here: masks are rasterised before the crop.
+    cfg.INPUT.MASK_FORMAT = "bitmask"
     # Side of the square training crop, in pixels; also the side of square and window inference.
     cfg.INPUT.IMAGE_SIZE = 640
     # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the long side fits IMAGE_SIZE.
@@ -135,9 +164,9 @@ def _add_mask2former(cfg: CN) -> None:
     # "none" leaves the pixel decoder out: one 1x1 convolution per map.
     head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     head.TRANSFORMER_ENC_LAYERS = 6
-    # Points and heads of its deformable attention; 0 heads means MASK_FORMER.NHEADS.
+    # Points and heads of its deformable attention.
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
-    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 0
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     # The maps that queries attend to, with or without pixel decoder; stride 4 ("res2") is what
     # masks are made from.
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
@@ -178,10 +207,10 @@ def _add_released_mask2former(cfg: CN) -> None:
     node.SIZE_DIVISIBILITY = 0
     # Panoptic and instance results are always made from logits of the original size.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
-    # Channels of the mask features; 0 means MASK_FORMER.HIDDEN_DIM.
-    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 0
+    # Channels of the mask features, here always those of MASK_FORMER.HIDDEN_DIM.
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     cfg.INPUT.COLOR_AUG_SSD = False
-    # Keys that Detectron2's DeepLab or another package may have added already stay as they are.
+    # What Detectron2's DeepLab or the official package may have added, and read, stays as it is.
     cfg.INPUT.CROP.setdefault("SINGLE_CATEGORY_MAX_AREA", 1.0)
     cfg.SOLVER.setdefault("POLY_LR_CONSTANT_ENDING", 0.0)
     # Not read by Detectron2's ResNet, but in every config of it.

@@ -111,9 +111,8 @@ def test_fine_tuning_starts_from_the_masks_of_the_pre_training(trainings):
 
     # Eight classes became six: the class head alone starts anew, and the log says so.
     log = (folder / "fine" / "log.txt").read_text()
-    assert re.findall(r"(\S+) starts anew: it is (\S+) in the file and (\S+) in", log) == [
-        ("class_head.weight", "9x32", "7x32"),
-        ("class_head.bias", "9", "7"),
+    assert re.findall(r"(\S+) starts anew: (.*)", log) == [
+        ("class_head", "8 classes in the file, 6 in the model.")
     ]
     assert "Not in the file" not in log and "Not in the model" not in log
 

@@ -1,12 +1,16 @@
-"""What a network costs: parameters and multiply-accumulates, by module."""
+"""What a network costs, by module, and what several trainings of several networks gave."""
 
 from .complexity import Complexity, count_macs, count_parameters, network_complexity
 from .complexity_table import complexity_table
 from .meta_model import build_meta_model
+from .run_comparison import Spread, compare_runs, comparison_table
 
 __all__ = [
     "Complexity",
+    "Spread",
     "build_meta_model",
+    "compare_runs",
+    "comparison_table",
     "complexity_table",
     "count_macs",
     "count_parameters",

@@ -63,6 +63,7 @@ class MaskClassificationMapper:
         ignore_value: int = 255,
         num_semantic_classes: int | None = None,
         required_targets: frozenset[str] = frozenset(),
+        mask_tensors: bool = False,
         min_size_test: int = 640,
         max_size_test: int = 640,
     ):
@@ -83,6 +84,7 @@ class MaskClassificationMapper:
             ignore_value: label of the pixels of a semantic label map that have no class.
             num_semantic_classes: if known, larger labels in label maps are refused.
             required_targets: of {"boxes", "sem_seg"}, what a training sample has besides masks.
+            mask_tensors: give masks as one tensor instead of ``BitMasks``.
             min_size_test, max_size_test: of ``ResizeShortestEdge``, in pixels.
 
         Raises:
@@ -120,6 +122,7 @@ class MaskClassificationMapper:
         self.ignore_value = ignore_value
         self.num_semantic_classes = num_semantic_classes
         self.required_targets = required_targets
+        self.mask_tensors = mask_tensors
         self.test_resize = T.ResizeShortestEdge([min_size_test, min_size_test], max_size_test)
         self._skipped: set[str] = set()
 
@@ -143,6 +146,7 @@ class MaskClassificationMapper:
             "num_semantic_classes": None if stuff_classes is None else len(stuff_classes),
             # An architecture that does not say what it needs gets everything.
             "required_targets": getattr(architecture, "required_targets", OPTIONAL_TARGETS),
+            "mask_tensors": cfg.INPUT.MASK_FORMAT == "tensor",
             "min_size_test": cfg.INPUT.MIN_SIZE_TEST,
             "max_size_test": cfg.INPUT.MAX_SIZE_TEST,
         }
@@ -162,8 +166,9 @@ class MaskClassificationMapper:
             in training also
 
             - ``instances``: ``Instances`` of the crop with ``gt_classes`` (M,) int64 and
-              ``gt_masks`` ``BitMasks`` (M, H, W); ``gt_boxes`` (the boxes of the cropped masks)
-              if required. Crowd, void, ignored and padded pixels are in no mask.
+              ``gt_masks`` ``BitMasks`` (M, H, W), or a bool tensor with ``mask_tensors``;
+              ``gt_boxes`` (the boxes of the cropped masks) if required. Crowd, void, ignored and
+              padded pixels are in no mask.
             - ``sem_seg``: (H, W) int64 with the ignore value outside of all segments, if required
               and known: from panoptic or semantic ground truth, or from the label map that comes
               with the instances.
@@ -267,9 +272,10 @@ class MaskClassificationMapper:
         size = (self.image_size, self.image_size)
         instances = Instances(size)
         instances.gt_classes = torch.from_numpy(cropped.classes[segments])
-        instances.gt_masks = BitMasks(torch.from_numpy(cropped.masks(segments, *size)))
+        masks = BitMasks(torch.from_numpy(cropped.masks(segments, *size)))
+        instances.gt_masks = masks.tensor if self.mask_tensors else masks
         if "boxes" in self.required_targets:
-            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+            instances.gt_boxes = masks.get_bounding_boxes()
         return instances
 
     def _label_map(self, dataset_dict, kind, cropped, geometry) -> torch.Tensor | None:

@@ -18,6 +18,7 @@ CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.EMPTY_SAMPLES": ("redraw", "keep"),
     "INPUT.EMPTIED_SEGMENTS": ("drop", "keep"),
+    "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
 }

@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import yaml
@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import setup_logger
 
-from eomt_d2.config import add_eomt_config
+from eomt_d2.config import add_eomt_config, config_keys
 from eomt_d2.data.datasets import register_datasets
 from eomt_d2.errors import UserError
 from eomt_d2.evaluation import evaluated_tasks
@@ -103,20 +103,12 @@ def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
 
 
 def _nearest_key(cfg: CfgNode, key: str) -> str:
-    keys = list(_all_keys(cfg))
+    keys = list(config_keys(cfg))
     last = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.75) or [
         candidate for candidate in keys if candidate.rpartition(".")[2] == last
     ]
     return f"; the nearest one is {near[0]}" if near else ""
-
-
-def _all_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        if isinstance(value, CfgNode):
-            yield from _all_keys(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name
 
 
 def _check_datasets(cfg: CfgNode, training: bool) -> None:

@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from eomt_d2.checkpoint import Checkpointer
+from eomt_d2.config import missing_keys
 from eomt_d2.data import build_test_loader, build_train_loader
 from eomt_d2.errors import UserError
 from eomt_d2.evaluation import build_evaluator
@@ -36,12 +37,16 @@ class Trainer(DefaultTrainer):
 
     Args:
         cfg: a validated config, see :func:`~eomt_d2.engine.setup.set_up`.
+
+    Raises:
+        UserError: if keys of this package are missing, or the model refuses a value.
     """
 
     def __init__(self, cfg: CfgNode):
         # DefaultTrainer's constructor hard-wires its own step, checkpointer and scaling of
         # iterations, and starts the workers of its loader; only its methods are of use here.
         super(DefaultTrainer, self).__init__()
+        _check_keys(cfg)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
@@ -221,6 +226,17 @@ class Trainer(DefaultTrainer):
         if frozen:
             scaled.freeze()
         return scaled
+
+
+def _check_keys(cfg: CfgNode) -> None:
+    # Filled in here, they would stand beside values for another package's network.
+    missing = missing_keys(cfg)
+    if missing:
+        more = f" and {len(missing) - 1} more keys" if len(missing) > 1 else ""
+        raise UserError(
+            f"The config lacks {missing[0]}{more} of eomt_d2; call add_eomt_config after other "
+            f"packages' functions that add keys (add_maskformer2_config replaces some)."
+        )
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:

@@ -1,7 +1,7 @@
 """Predictions beside their ground truth, as pictures."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ __all__ = ["write_panoptic_comparisons"]
 
 @torch.no_grad()
 def write_panoptic_comparisons(
-    model: nn.Module,
+    models: Mapping[str, nn.Module],
     loader: Iterable[list[dict]],
     dataset_name: str,
     folder: str | os.PathLike[str],
@@ -28,10 +28,11 @@ def write_panoptic_comparisons(
     count: int,
     scale: float = 1.0,
 ) -> list[Path]:
-    """Write image, ground truth and prediction side by side, one PNG per image.
+    """Write image, ground truth and predictions side by side, one PNG per image.
 
     Args:
-        model: gives ``panoptic_seg``; it is put into evaluation mode and back.
+        models: by the title of their predictions; they give ``panoptic_seg`` and are put into
+            evaluation mode and back.
         loader: test loader of the data set.
         dataset_name: a registered panoptic data set in COCO's format.
         folder: where the PNGs go; made if needed.
@@ -45,20 +46,22 @@ def write_panoptic_comparisons(
     records = {record["image_id"]: record for record in DatasetCatalog.get(dataset_name)}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    training, files = model.training, []
-    model.eval()
+    files, training = [], {model: model.training for model in models.values()}
+    for model in training:
+        model.eval()
     samples = (sample for batch in loader for sample in batch)
     for sample in islice(samples, count):
         record = records[sample["image_id"]]
         image = read_image(record["file_name"], "RGB")
         ids = torch.from_numpy(read_id_png(record["pan_seg_file_name"]).astype(np.int32))
         truth = (ids, [{**s, "isthing": bool(s["isthing"])} for s in record["segments_info"]])
-        predicted = model([sample])[0]["panoptic_seg"]
+        predictions = {title: model([sample])[0]["panoptic_seg"] for title, model in models.items()}
         panels = {"image": draw_panoptic(image, torch.zeros_like(ids), [], metadata, scale)}
-        for title, (panoptic, segments) in {"ground truth": truth, "prediction": predicted}.items():
+        for title, (panoptic, segments) in {"ground truth": truth, **predictions}.items():
             panels[title] = draw_panoptic(image, panoptic, segments, metadata, scale)
         file = folder / f"{Path(record['file_name']).stem}.png"
         Image.fromarray(side_by_side(panels)).save(file)
         files.append(file)
-    model.train(training)
+    for model, mode in training.items():
+        model.train(mode)
     return files

@@ -9,6 +9,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import BitMasks
 from panopticapi.utils import rgb2id
 from PIL import Image
 from pycocotools.coco import COCO
@@ -407,6 +408,23 @@ class TestRequiredTargets:
         sample = mapper({**entry, "sem_seg_file_name": str(tmp_path / "labels.png")})
         assert sample["instances"].gt_classes.tolist() == [2]
         assert (sample["sem_seg"][:6] == 3).all() and (sample["sem_seg"][6:] == 255).all()
+
+    def test_masks_as_a_tensor(self, entry):
+        samples = []
+        for mask_format in ("bitmask", "polygon", "tensor"):
+            cfg = self.config("RecordsInputs")
+            cfg.INPUT.MASK_FORMAT = mask_format
+            np.random.seed(0)
+            sample = MaskClassificationMapper(cfg, is_train=True)(
+                entry(self.ids, {2: 5, 3: 1, 9: 6})
+            )
+            samples.append(sample["instances"])
+        bitmask, polygon, tensor = samples
+        assert (type(bitmask.gt_masks), type(polygon.gt_masks)) == (BitMasks, BitMasks)
+        assert tensor.gt_masks.dtype == torch.bool
+        assert tensor.gt_masks.shape == (3, 12, 12)
+        assert torch.equal(tensor.gt_masks, bitmask.gt_masks.tensor)
+        assert torch.equal(tensor.gt_boxes.tensor, bitmask.gt_boxes.tensor)
 
     def test_unknown_target(self):
         with pytest.raises(UserError, match="requires the targets \\['keypoints'\\]"):

@@ -61,7 +61,7 @@ def run_command_line(folder, exception):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 

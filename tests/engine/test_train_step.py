@@ -59,6 +59,10 @@ def test_the_update_is_the_clipped_gradient():
     assert scalars["data_time"] >= 0
 
 
+def test_every_iteration_starts_from_no_gradient():
+    assert run(make_step(Plane()), 3)["grad_norm"] == pytest.approx(5.0)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_mixed_precision_clips_the_true_gradient(precision, fused):

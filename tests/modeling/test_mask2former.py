@@ -94,6 +94,7 @@ def make_model(backbone) -> Mask2Former:
             ffn_dim=64,
         ),
         num_classes=CLASSES,
+        num_queries=QUERIES,
         criterion=MaskClassificationCriterion(
             num_classes=CLASSES, matcher=HungarianMatcher(num_points=POINTS), num_points=POINTS
         ),

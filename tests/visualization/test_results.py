@@ -39,17 +39,18 @@ def test_a_perfect_prediction_looks_like_the_ground_truth(tmp_path):
         dataset = DatasetCatalog.get(name)
         model = Oracle(dataset).train()
         loader = [[{"image_id": record["image_id"]}] for record in dataset]
-        files = write_panoptic_comparisons(model, loader, name, tmp_path / "out", count=2, scale=2)
+        models = {"one": model, "other": Oracle(dataset).eval()}
+        files = write_panoptic_comparisons(models, loader, name, tmp_path / "out", count=2, scale=2)
     finally:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    assert model.training, "the mode is restored"
+    assert [model.training for model in models.values()] == [True, False], "modes are restored"
     assert files == sorted((tmp_path / "out").glob("*.png"))
     assert len(files) == 2
     for file, record in zip(files, dataset, strict=False):
         picture = np.asarray(Image.open(file)).astype(int)[-256:]
-        image, truth, prediction = np.split(picture, 3, axis=1)
+        image, truth, *predictions = np.split(picture, 4, axis=1)
         photo = np.asarray(Image.open(record["file_name"]).resize((256, 256), Image.BILINEAR))
         assert np.abs(image - photo).mean() < 6  # enlarged by another filter
         assert np.abs(truth - image).mean() > 10
-        assert np.array_equal(truth, prediction)
+        assert all(np.array_equal(truth, prediction) for prediction in predictions)

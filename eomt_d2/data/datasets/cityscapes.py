@@ -8,10 +8,10 @@ import importlib
 import inspect
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
-from unittest import mock
 
 from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import cityscapes
@@ -42,7 +42,22 @@ def _with_official_labels(load: Callable[[], list[dict[str, Any]]]) -> list[dict
     # Only a forked process inherits the name.
     fork = multiprocessing.get_context("fork")
     with (
-        mock.patch.dict(sys.modules, {f"{INTERNAL_NAME}.helpers.labels": labels}),
-        mock.patch.object(cityscapes, "mp", fork),
+        _entry(sys.modules, f"{INTERNAL_NAME}.helpers.labels", labels),
+        _entry(vars(cityscapes), "mp", fork),
     ):
         return load()
+
+
+@contextmanager
+def _entry(namespace: dict[str, Any], name: str, value: Any) -> Iterator[None]:
+    """Give a name another meaning for a while."""
+    missing = object()
+    before = namespace.get(name, missing)
+    namespace[name] = value
+    try:
+        yield
+    finally:
+        if before is missing:
+            del namespace[name]
+        else:
+            namespace[name] = before
