@@ -60,7 +60,11 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.MASK_FORMAT = "bitmask"
     # Side of the square training crop, in pixels; also the side of square and window inference.
     cfg.INPUT.IMAGE_SIZE = 640
-    # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the long side fits IMAGE_SIZE.
+    # Height of training crops that are IMAGE_SIZE wide but no squares; 0 means squares.
+    cfg.INPUT.CROP_HEIGHT = 0
+    # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the "long" side fits IMAGE_SIZE, or the
+    # "short" one (Mask2Former's own semantic recipes).
+    cfg.INPUT.SCALE_FIT = "long"
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
     # Photometric jitter of the published ADE20K and Cityscapes recipes.

@@ -17,7 +17,7 @@ MAPPERS = {
 # Key -> (the value that is supported, what is done instead of the others).
 ONLY = {
     "INPUT.COLOR_AUG_SSD": (False, "the jitter of EoMT's recipes is INPUT.COLOR_JITTER"),
-    "INPUT.CROP.ENABLED": (False, "training crops are squares of INPUT.IMAGE_SIZE"),
+    "INPUT.CROP.ENABLED": (False, "crops are INPUT.IMAGE_SIZE wide, INPUT.CROP_HEIGHT high"),
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not drawn again for their classes"),
     "SOLVER.POLY_LR_CONSTANT_ENDING": (0.0, "the rate decays to 0"),
 }
