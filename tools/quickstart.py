@@ -150,7 +150,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=positive, help="with --compare: seeds per model (3)")
     parser.add_argument("--long", action="store_true", help="EoMT: about 20 minutes on 2 CPU cores")
     parser.add_argument(
-        "--output", type=Path, help="folder (output/quickstart, and _<what> behind)"
+        "--output", type=Path, help="folder (output/quickstart, or with _mask2former, _compare)"
     )
     parser.add_argument("--iterations", type=positive, help="train for fewer or more iterations")
     parser.add_argument("--train-images", type=positive, help="default: 4000, with --long 8000")

@@ -115,12 +115,23 @@ def add_maskformer2_config(cfg):
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
 
-    swin = cfg.MODEL.SWIN = CN()
-    swin.EMBED_DIM = 96
-    swin.DEPTHS = [2, 2, 6, 2]
-    swin.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
-    swin.PRETRAIN_IMG_SIZE, swin.PATCH_SIZE, swin.WINDOW_SIZE = 224, 4, 7
-    swin.NUM_HEADS, swin.MLP_RATIO = [3, 6, 12, 24], 4.0
-    swin.QKV_BIAS, swin.QK_SCALE = True, None
-    swin.DROP_RATE, swin.ATTN_DROP_RATE, swin.DROP_PATH_RATE = 0.0, 0.0, 0.3
-    swin.APE, swin.PATCH_NORM, swin.USE_CHECKPOINT = False, True, False
+    cfg.MODEL.SWIN = CN(
+        dict(
+            PRETRAIN_IMG_SIZE=224,
+            PATCH_SIZE=4,
+            EMBED_DIM=96,
+            DEPTHS=[2, 2, 6, 2],
+            NUM_HEADS=[3, 6, 12, 24],
+            WINDOW_SIZE=7,
+            MLP_RATIO=4.0,
+            QKV_BIAS=True,
+            QK_SCALE=None,
+            DROP_RATE=0.0,
+            ATTN_DROP_RATE=0.0,
+            DROP_PATH_RATE=0.3,
+            APE=False,
+            PATCH_NORM=True,
+            OUT_FEATURES=["res2", "res3", "res4", "res5"],
+            USE_CHECKPOINT=False,
+        )
+    )

@@ -32,7 +32,7 @@ def test_few_steps_learn_something(tmp_path):
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["held_out_images"] == 64
     assert metrics["masking_probabilities"] == [0.0, 0.0]
-    # In less than a third of the default's iterations textures are learned, and the masks of things;
+    # In less than a third of the default's iterations textures are learned, and masks of things;
     # few of their classes are yet as certain as PQ's threshold asks for. Seen: 31, 19 and 44.
     assert metrics["PQ"] > metrics["untrained_PQ"] + 10
     assert metrics["AP"] > metrics["untrained_AP"] + 5
