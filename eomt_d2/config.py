@@ -60,7 +60,11 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.MASK_FORMAT = "bitmask"
     # Side of the square training crop, in pixels; also the side of square and window inference.
     cfg.INPUT.IMAGE_SIZE = 640
-    # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the long side fits IMAGE_SIZE.
+    # Height of training crops that are IMAGE_SIZE wide but no squares; 0 means squares.
+    cfg.INPUT.CROP_HEIGHT = 0
+    # Scale jitter: s ~ U(MIN_SCALE, MAX_SCALE); at s = 1 the "long" side fits IMAGE_SIZE, or the
+    # "short" one (Mask2Former's own semantic recipes).
+    cfg.INPUT.SCALE_FIT = "long"
     cfg.INPUT.MIN_SCALE = 0.1
     cfg.INPUT.MAX_SCALE = 2.0
     # Photometric jitter of the published ADE20K and Cityscapes recipes.
@@ -164,9 +168,9 @@ def _add_mask2former(cfg: CN) -> None:
     # "none" leaves the pixel decoder out: one 1x1 convolution per map.
     head.PIXEL_DECODER_NAME = "MSDeformAttnPixelDecoder"
     head.TRANSFORMER_ENC_LAYERS = 6
-    # Points and heads of its deformable attention; 0 heads means MASK_FORMER.NHEADS.
+    # Points and heads of its deformable attention.
     head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS = 4
-    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 0
+    head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS = 8
     # The maps that queries attend to, with or without pixel decoder; stride 4 ("res2") is what
     # masks are made from.
     head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES = ["res3", "res4", "res5"]
@@ -207,10 +211,10 @@ def _add_released_mask2former(cfg: CN) -> None:
     node.SIZE_DIVISIBILITY = 0
     # Panoptic and instance results are always made from logits of the original size.
     node.TEST.SEM_SEG_POSTPROCESSING_BEFORE_INFERENCE = False
-    # Channels of the mask features; 0 means MASK_FORMER.HIDDEN_DIM.
-    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 0
+    # Channels of the mask features, here always those of MASK_FORMER.HIDDEN_DIM.
+    cfg.MODEL.SEM_SEG_HEAD.MASK_DIM = 256
     cfg.INPUT.COLOR_AUG_SSD = False
-    # Keys that Detectron2's DeepLab or another package may have added already stay as they are.
+    # What Detectron2's DeepLab or the official package may have added, and read, stays as it is.
     cfg.INPUT.CROP.setdefault("SINGLE_CATEGORY_MAX_AREA", 1.0)
     cfg.SOLVER.setdefault("POLY_LR_CONSTANT_ENDING", 0.0)
     # Not read by Detectron2's ResNet, but in every config of it.

@@ -21,6 +21,7 @@ class Geometry(NamedTuple):
         height, width: size in pixels after scaling, before padding.
         top, left: offset of the crop inside the scaled (and padded) image, in pixels.
         crop_size: side of the square crop, in pixels.
+        crop_height: of a crop that is no square, whose width ``crop_size`` then is; 0: a square.
     """
 
     flip: bool
@@ -29,27 +30,36 @@ class Geometry(NamedTuple):
     top: int
     left: int
     crop_size: int
+    crop_height: int = 0
+
+    @property
+    def crop_shape(self) -> tuple[int, int]:
+        """(height, width) of the crop, with its padding."""
+        return self.crop_height or self.crop_size, self.crop_size
 
     @property
     def content_size(self) -> tuple[int, int]:
         """(height, width) of the crop that comes from the image; the rest of it is padding."""
-        return min(self.height, self.crop_size), min(self.width, self.crop_size)
+        crop_height, crop_width = self.crop_shape
+        return min(self.height, crop_height), min(self.width, crop_width)
 
 
-def scaled_size(height: int, width: int, target: int, scale: float) -> tuple[int, int]:
-    """The size that an image is resized to: at scale 1 its long side fits ``target``.
+def scaled_size(
+    height: int, width: int, target: int, scale: float, fit: str = "long"
+) -> tuple[int, int]:
+    """The size that an image is resized to: at scale 1 its long (or short) side fits ``target``.
 
-    r = scale * min(target / height, target / width), and new sizes truncate. A side never falls
-    below one pixel.
+    r = scale * min(target / height, target / width), or max(...) for the short side, and new sizes
+    truncate. A side never falls below one pixel.
 
     Returns:
         (height, width) in pixels.
     """
-    long_side = max(height, width)
+    side = max(height, width) if fit == "long" else min(height, width)
     # Multiplied before divided: a side that is a whole number of pixels is not truncated below it.
     return (
-        max(1, int(scale * (target * height) / long_side)),
-        max(1, int(scale * (target * width) / long_side)),
+        max(1, int(scale * (target * height) / side)),
+        max(1, int(scale * (target * width) / side)),
     )
 
 
@@ -61,18 +71,23 @@ def draw_geometry(
     crop_size: int,
     min_scale: float,
     max_scale: float,
+    fit: str = "long",
+    crop_height: int = 0,
 ) -> Geometry:
     """Draw flip (p = 0.5), scale ~ U(min_scale, max_scale) and the crop's offset per axis.
 
     Args:
         rng: the sample's generator; four numbers are drawn from it.
         height, width: size of the image in pixels.
+        crop_size, crop_height: see :class:`Geometry`.
+        min_scale, max_scale, fit: see :func:`scaled_size`, with ``crop_size`` as the target.
     """
     flip = bool(rng.random() < 0.5)
-    new_height, new_width = scaled_size(height, width, crop_size, rng.uniform(min_scale, max_scale))
-    top = int(rng.integers(0, max(new_height - crop_size, 0), endpoint=True))
+    scale = rng.uniform(min_scale, max_scale)
+    new_height, new_width = scaled_size(height, width, crop_size, scale, fit)
+    top = int(rng.integers(0, max(new_height - (crop_height or crop_size), 0), endpoint=True))
     left = int(rng.integers(0, max(new_width - crop_size, 0), endpoint=True))
-    return Geometry(flip, new_height, new_width, top, left, crop_size)
+    return Geometry(flip, new_height, new_width, top, left, crop_size, crop_height)
 
 
 def transform_image(image: np.ndarray, geometry: Geometry, pad_value: int = 0) -> np.ndarray:
@@ -83,7 +98,7 @@ def transform_image(image: np.ndarray, geometry: Geometry, pad_value: int = 0) -
         pad_value: of the padding, in [0, 255].
 
     Returns:
-        (S, S, 3) uint8 with S = ``geometry.crop_size``.
+        (height, width, 3) uint8, ``geometry.crop_shape``.
     """
     if geometry.flip:
         image = np.ascontiguousarray(image[:, ::-1])
@@ -93,7 +108,7 @@ def transform_image(image: np.ndarray, geometry: Geometry, pad_value: int = 0) -
     )
     height, width = geometry.content_size
     top, left = geometry.top, geometry.left
-    crop = np.full((geometry.crop_size, geometry.crop_size, 3), pad_value, np.uint8)
+    crop = np.full((*geometry.crop_shape, 3), pad_value, np.uint8)
     crop[:height, :width] = resized.crop((left, top, left + width, top + height))
     return crop
 

@@ -53,6 +53,8 @@ class MaskClassificationMapper:
         is_train: bool,
         image_format: str = "RGB",
         image_size: int = 640,
+        crop_height: int = 0,
+        scale_fit: str = "long",
         min_scale: float = 0.1,
         max_scale: float = 2.0,
         color_jitter: bool = False,
@@ -72,7 +74,9 @@ class MaskClassificationMapper:
             is_train: augment and give targets; otherwise only resize.
             image_format: "RGB" or "BGR", the order of the channels in the result.
             image_size: side of the square training crop, in pixels.
-            min_scale, max_scale: range of the scale jitter; at 1 the long side fits ``image_size``.
+            crop_height: of a crop that is no square and ``image_size`` wide; 0: a square.
+            scale_fit: the side, "long" or "short", that fits ``image_size`` at scale 1.
+            min_scale, max_scale: range of the scale jitter.
             color_jitter: the photometric jitter of the ADE20K and Cityscapes recipes.
             empty_samples: what becomes of an image without a segment in its crop: "redraw" the
                 augmentation (at most 1000 times), or "keep" it as a negative.
@@ -112,6 +116,8 @@ class MaskClassificationMapper:
         self.is_train = is_train
         self.image_format = image_format
         self.image_size = image_size
+        self.crop_shape = (crop_height or image_size, image_size)
+        self.scale_fit = scale_fit
         self.min_scale = min_scale
         self.max_scale = max_scale
         self.color_jitter = color_jitter
@@ -135,6 +141,8 @@ class MaskClassificationMapper:
             "is_train": is_train,
             "image_format": cfg.INPUT.FORMAT,
             "image_size": cfg.INPUT.IMAGE_SIZE,
+            "crop_height": cfg.INPUT.CROP_HEIGHT,
+            "scale_fit": cfg.INPUT.SCALE_FIT,
             "min_scale": cfg.INPUT.MIN_SCALE,
             "max_scale": cfg.INPUT.MAX_SCALE,
             "color_jitter": cfg.INPUT.COLOR_JITTER,
@@ -160,7 +168,7 @@ class MaskClassificationMapper:
             the entries of ``dataset_dict`` without its annotations, and
 
             - ``image``: (3, H, W) uint8 tensor in ``image_format``; H = W = ``image_size`` in
-              training.
+              training, unless a ``crop_height`` is given.
             - ``height``, ``width``: size of the original image in pixels.
 
             in training also
@@ -209,6 +217,8 @@ class MaskClassificationMapper:
                 height,
                 width,
                 crop_size=self.image_size,
+                crop_height=self.crop_shape[0],
+                fit=self.scale_fit,
                 min_scale=self.min_scale,
                 max_scale=self.max_scale,
             )
@@ -269,7 +279,7 @@ class MaskClassificationMapper:
         return kind, truth
 
     def _instances(self, cropped: GroundTruth, segments: np.ndarray) -> Instances:
-        size = (self.image_size, self.image_size)
+        size = self.crop_shape
         instances = Instances(size)
         instances.gt_classes = torch.from_numpy(cropped.classes[segments])
         masks = BitMasks(torch.from_numpy(cropped.masks(segments, *size)))
@@ -287,7 +297,7 @@ class MaskClassificationMapper:
             content = transform_id_map(read_label_map(dataset_dict["sem_seg_file_name"]), geometry)
         else:
             return None
-        labels = np.full((self.image_size, self.image_size), self.ignore_value, np.int64)
+        labels = np.full(self.crop_shape, self.ignore_value, np.int64)
         labels[: content.shape[0], : content.shape[1]] = content
         return torch.from_numpy(labels)
 

@@ -17,8 +17,9 @@ __all__ = ["config_problems", "is_mask_classification", "validate_config"]
 CHOICES = {
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.EMPTY_SAMPLES": ("redraw", "keep"),
-    "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
     "INPUT.EMPTIED_SEGMENTS": ("drop", "keep"),
+    "INPUT.SCALE_FIT": ("long", "short"),
+    "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
 }
@@ -48,6 +49,7 @@ RANGES = (
     ("SOLVER.BACKBONE_MULTIPLIER", 0, None),
     ("INPUT.IMAGE_SIZE", 1, None),
     ("INPUT.PAD_VALUE", 0, 255),
+    ("INPUT.CROP_HEIGHT", 0, None),
 )
 MASK_CLASSIFICATION_RANGES = (
     ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", 1, None),

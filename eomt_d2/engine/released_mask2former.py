@@ -17,7 +17,7 @@ MAPPERS = {
 # Key -> (the value that is supported, what is done instead of the others).
 ONLY = {
     "INPUT.COLOR_AUG_SSD": (False, "the jitter of EoMT's recipes is INPUT.COLOR_JITTER"),
-    "INPUT.CROP.ENABLED": (False, "training crops are squares of INPUT.IMAGE_SIZE"),
+    "INPUT.CROP.ENABLED": (False, "crops are INPUT.IMAGE_SIZE wide, INPUT.CROP_HEIGHT high"),
     "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": (1.0, "crops are not drawn again for their classes"),
     "SOLVER.POLY_LR_CONSTANT_ENDING": (0.0, "the rate decays to 0"),
 }
@@ -73,15 +73,15 @@ def released_mask2former_problems(cfg: CfgNode) -> Iterator[str]:
 def _width_problems(cfg: CfgNode) -> Iterator[str]:
     """Mask2Former's code has one width for each decoder; in all its configs they are equal."""
     dim, head = cfg.MODEL.MASK_FORMER.HIDDEN_DIM, cfg.MODEL.SEM_SEG_HEAD
-    # 128 is Detectron2's default, which other heads read.
-    for key, unset in (("CONVS_DIM", 128), ("MASK_DIM", 0)):
+    # The defaults say nothing; Detectron2's own heads read the first.
+    for key, unset in (("CONVS_DIM", 128), ("MASK_DIM", 256)):
         if head[key] not in (unset, dim):
             yield (
                 f"MODEL.SEM_SEG_HEAD.{key} is {head[key]}; both decoders and the mask features "
                 f"have MODEL.MASK_FORMER.HIDDEN_DIM {dim} channels: give the same number."
             )
     heads = head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS
-    if heads < 0 or (heads and dim % heads):
+    if heads < 1 or dim % heads:
         yield (
             f"MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS is {heads}; it must divide "
             f"MODEL.MASK_FORMER.HIDDEN_DIM {dim}."

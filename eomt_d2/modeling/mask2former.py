@@ -99,7 +99,7 @@ def _build_pixel_decoder(cfg, input_shape: Mapping[str, ShapeSpec], keys: list[s
         return MSDeformAttnPixelDecoder(
             input_shape,
             num_layers=head.TRANSFORMER_ENC_LAYERS,
-            num_heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS or node.NHEADS,
+            num_heads=head.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS,
             num_points=head.DEFORMABLE_TRANSFORMER_ENCODER_N_POINTS,
             ffn_dim=4 * node.HIDDEN_DIM,  # 1024 at the published width
             **maps,

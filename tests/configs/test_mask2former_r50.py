@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from eomt_d2.analysis import build_meta_model
+from eomt_d2.analysis import build_meta_model, network_complexity
 from eomt_d2.solver import build_lr_scheduler, build_optimizer
 from tests.configs.published import ROOT, load
 
@@ -34,7 +34,10 @@ def test_network_and_what_the_comment_says(name):
     assert model.criterion.normalizer == "segments"
     text = (ROOT / f"{name}.yaml").read_text()
     assert f"# Published: {RESULTS[name]} on " in text
-    assert f"# Cost: {PARAMETERS[name] / 1e6:.1f} M parameters" in text
+    source = cfg.INPUT
+    crop = (source.CROP_HEIGHT or source.IMAGE_SIZE, source.IMAGE_SIZE)
+    macs = network_complexity(model, *crop)[""].macs / 1e9
+    assert f"# Cost: {PARAMETERS[name] / 1e6:.1f} M parameters, {macs:.1f} GMAC." in text
 
 
 @pytest.mark.parametrize(
@@ -43,9 +46,7 @@ def test_network_and_what_the_comment_says(name):
         (COCO[0], (1024, 800, 1333), (0.1, 2.0), 368_750, "keep"),
         (COCO[1], (1024, 800, 1333), (0.1, 2.0), 368_750, "drop"),
         (SEMANTIC[0], (512, 512, 2048), (0.5, 2.0), 160_000, "drop"),
-        # At scale 1 the long side, not the short one, fits the square: 1.0 to 4.0 here are 0.5 to
-        # 2.0 times the short side of 1024 x 2048.
-        (SEMANTIC[1], (1024, 1024, 2048), (1.0, 4.0), 90_000, "drop"),
+        (SEMANTIC[1], (1024, 1024, 2048), (0.5, 2.0), 90_000, "drop"),
     ],
 )
 def test_images_and_length(name, sizes, scales, iterations, emptied):
@@ -56,6 +57,9 @@ def test_images_and_length(name, sizes, scales, iterations, emptied):
     assert (source.PAD_VALUE, source.EMPTY_SAMPLES, source.EMPTIED_SEGMENTS) == (
         128, "keep", emptied,
     )  # fmt: skip
+    # Semantic images are scaled by their short side; Cityscapes crops are 512 x 1024.
+    assert source.SCALE_FIT == ("short" if name in SEMANTIC else "long")
+    assert source.CROP_HEIGHT == (512 if name.startswith("cityscapes") else 0)
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (iterations, 16)
     clip = cfg.SOLVER.CLIP_GRADIENTS
     assert (clip.ENABLED, clip.CLIP_TYPE, clip.CLIP_VALUE) == (True, "full_model", 0.01)

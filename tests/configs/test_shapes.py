@@ -33,10 +33,12 @@ def test_mask2former_differs_from_eomt_in_its_decoders_alone(length):
         "MODEL.MASK_FORMER.DIM_FEEDFORWARD",
         "MODEL.MASK_FORMER.DEC_LAYERS",
         "MODEL.SEM_SEG_HEAD.TRANSFORMER_ENC_LAYERS",
+        "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS",
         "OUTPUT_DIR",
     }
     assert baseline["OUTPUT_DIR"] == f"output/shapes_panoptic_mask2former_{length}"
     # One width and as many heads as the ViT; one layer for each key map.
     assert baseline["MODEL.MASK_FORMER.HIDDEN_DIM"] == eomt["MODEL.VIT.EMBED_DIM"]
-    assert baseline["MODEL.MASK_FORMER.NHEADS"] == eomt["MODEL.VIT.NUM_HEADS"]
+    heads = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_N_HEADS"
+    assert baseline["MODEL.MASK_FORMER.NHEADS"] == eomt["MODEL.VIT.NUM_HEADS"] == baseline[heads]
     assert baseline["MODEL.MASK_FORMER.DEC_LAYERS"] - 1 == 3

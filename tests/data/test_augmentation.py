@@ -64,6 +64,38 @@ def test_scaled_size(height, width, target, scale, expected):
     assert scaled_size(height, width, target, scale) == expected
 
 
+@pytest.mark.parametrize(
+    "height, width, target, scale, expected",
+    [
+        (1024, 2048, 1024, 0.5, (512, 1024)),  # Cityscapes
+        (1024, 2048, 1024, 2.0, (2048, 4096)),
+        (480, 640, 512, 1.0, (512, 682)),  # 512 * 640 / 480 = 682.67
+        (640, 480, 512, 0.5, (341, 256)),
+    ],
+)
+def test_scaled_size_by_the_short_side(height, width, target, scale, expected):
+    assert scaled_size(height, width, target, scale, "short") == expected
+
+
+def test_a_crop_that_is_no_square():
+    """2 rows and 4 columns of a grid of 5 x 3 whose entries are row and column."""
+    grid = 10 * np.arange(5)[:, None] + np.arange(3) + 1
+    geometry = Geometry(False, 5, 3, 2, 0, 4, crop_height=2)
+    assert transform_id_map(grid, geometry).tolist() == [[21, 22, 23], [31, 32, 33]]
+    image = np.repeat(grid[:, :, None], 3, axis=2).astype(np.uint8)
+    assert transform_image(image, geometry)[:, :, 0].tolist() == [[21, 22, 23, 0], [31, 32, 33, 0]]
+    # Offsets cover what the crop leaves: rows 0 to 3, columns none.
+    rng = np.random.default_rng(0)
+    draws = [
+        draw_geometry(
+            rng, 5, 3, crop_size=3, crop_height=2, min_scale=1.0, max_scale=1.0, fit="short"
+        )
+        for _ in range(100)
+    ]
+    assert {(g.height, g.width, g.left, g.crop_shape) for g in draws} == {(5, 3, 0, (2, 3))}
+    assert {g.top for g in draws} == {0, 1, 2, 3}
+
+
 def test_scale_1_fits_every_long_side_exactly():
     # 640 / 4095 * 4095 is 639.99... in floating point, which would truncate to 639.
     for long_side in range(1, 5000):

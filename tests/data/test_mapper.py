@@ -233,6 +233,24 @@ class TestTraining:
         assert union.max() == 1 and union.sum() == 2 * 16 * 16
         assert not union[32:].any() and not union[:, 32:].any()
 
+    def test_a_crop_that_is_no_square(self, entry, recorded):
+        """24 x 48 of an image of 40 x 80 scaled by its short side to 24 to 48 rows."""
+        ids = np.ones((40, 80))
+        ids[:, 40:] = 2
+        mapper = train_mapper(
+            image_size=48, crop_height=24, scale_fit="short", min_scale=0.5, max_scale=1.0,
+            required_targets=frozenset({"sem_seg"}),
+        )  # fmt: skip
+        sample = mapper(entry(ids, {1: 4, 2: 5}))
+        (geometry,) = recorded["geometry"]
+        assert 24 <= geometry.height <= 48 and geometry.width in range(48, 97)
+        assert sample["image"].shape == (3, 24, 48)
+        masks = sample["instances"].gt_masks.tensor
+        assert masks.shape[1:] == sample["sem_seg"].shape == (24, 48)
+        # The image fills the crop, and each pixel of it is in one segment.
+        assert (masks.sum(0) == 1).all()
+        assert set(sample["sem_seg"].unique().tolist()) <= {4, 5}
+
     def test_channel_order(self, entry):
         dataset_dict = entry(np.ones((8, 8)), {1: 0})
         images = {}
