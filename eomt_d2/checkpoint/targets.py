@@ -12,7 +12,7 @@ from eomt_d2.modeling import EoMT
 
 from .atomic_file import AtomicFile
 from .name_map import Rule, write_by_rules
-from .sources import (
+from .name_tables import (
     COMMON_BLOCK,
     DINOV2_BLOCK,
     DINOV3_BLOCK,
