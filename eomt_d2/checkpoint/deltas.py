@@ -3,6 +3,7 @@
 EoMT's DINOv3 files are such: DINOv3's licence does not let others publish weights that contain it.
 """
 
+import torch
 from torch import Tensor
 
 from eomt_d2.errors import UserError
@@ -28,7 +29,7 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
     """Turn a difference into weights.
 
     The backbone is pre-trained + difference, the masking probabilities are 1 + difference, and all
-    else started from zero, so it is its difference. Sums are in the precision of the difference.
+    else started from zero, so it is its difference. Sums are in float32 at least.
 
     Args:
         delta: a whole model by our names.
@@ -52,7 +53,8 @@ def add_base(delta: dict[str, Tensor], base: dict[str, Tensor]) -> dict[str, Ten
                 f"The base does not fit the difference: {name} is {tuple(pretrained.shape)} in the "
                 f"base and {tuple(own.shape)} in the difference."
             )
-        weights[name] = own + pretrained.to(own.dtype)
+        dtype = torch.promote_types(torch.promote_types(own.dtype, pretrained.dtype), torch.float32)
+        weights[name] = own.to(dtype) + pretrained.to(dtype)
     if _PROBS in weights:
         weights[_PROBS] = weights[_PROBS] + 1
     return weights

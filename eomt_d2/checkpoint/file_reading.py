@@ -6,8 +6,7 @@ import pickle
 import re
 import tarfile
 import types
-import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,58 +15,12 @@ from torch import Tensor
 
 from eomt_d2.errors import UserError
 
-__all__ = ["Placeholder", "read_weights", "shards_of", "state_dict_of"]
+from .unpickling import ArrayUnpickler, ForbiddenError, TensorUnpickler
 
-# What a pickle of NumPy arrays (Detectron2's model zoo) names, in NumPy 1 and 2.
-_PICKLE_GLOBALS = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    *(
-        (f"numpy.{core}.multiarray", name)
-        for core in ("core", "_core")
-        for name in ("_reconstruct", "scalar")
-    ),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-}
+__all__ = ["read_weights", "shards_of", "state_dict_of"]
 
-
-# What PyTorch itself names in a file of tensors.
-_STORAGES = ("Double", "Float", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_REBUILDERS = ("tensor", "tensor_v2", "parameter", "parameter_with_state")
-_TORCH_GLOBALS = {
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.storage", "UntypedStorage"),
-    ("torch.storage", "TypedStorage"),
-    *(("torch", f"{kind}Storage") for kind in _STORAGES),
-    *(("torch._utils", f"_rebuild_{kind}") for kind in _REBUILDERS),
-}
-
-
-class Placeholder:
-    """Stands for an object of a class that is not looked up, since that could execute code."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __call__(self, *args: Any, **kwargs: Any) -> "Placeholder":
-        return self
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
-
-    def append(self, value: Any) -> None:
-        """What unpickling calls for a subclass of list."""
-
-    def extend(self, values: Any) -> None:
-        """The same, for several values."""
-
-    def add(self, value: Any) -> None:
-        """What unpickling calls for a subclass of set."""
+# How a zip file begins, for PyTorch.
+_ZIP = b"PK\x03\x04"
 
 
 def read_weights(path: str) -> dict[str, Any]:
@@ -89,16 +42,19 @@ def read_weights(path: str) -> dict[str, Any]:
     """
     try:
         if path.endswith(".index.json"):
-            return {k: v for shard in shards_of(path) for k, v in read_weights(shard).items()}
+            return _read_shards(path)
         if path.endswith(".safetensors"):
             return load_file(path)
         if path.endswith(".pkl"):
             with open(path, "rb") as file:
-                content = _ArrayUnpickler(file).load()
+                # Files of Python 2 are common among these.
+                content = ArrayUnpickler(file, encoding="latin1").load()
         else:
             content = _load_torch(path)
     except UserError:
         raise
+    except ForbiddenError as error:
+        raise UserError(_forbidden(path, error.name)) from error
     except Exception as error:
         raise UserError(_reason(path, str(error))) from error
     if not isinstance(content, dict):
@@ -129,6 +85,8 @@ def state_dict_of(content: dict[str, Any], path: str) -> dict[str, Any]:
             problem = f"has a {type(name).__name__} for a name"
         elif not isinstance(value, Tensor | np.ndarray):
             problem = f"is a {type(value).__name__} and no tensor"
+        elif isinstance(value, np.ndarray) and value.dtype.kind not in "biufc":
+            problem = f"is an array of {value.dtype} and no tensor"
         if problem:
             raise UserError(
                 f"{path} holds no plain state dict: its entry {name!r} {problem}; save the model's "
@@ -141,29 +99,49 @@ def shards_of(index: str) -> list[str]:
     """Paths of the parts of split weights, which lie beside their ``.index.json``.
 
     Raises:
-        UserError: if the index names files elsewhere, or is none.
+        UserError: if the index names files elsewhere or nothing, or is none.
     """
     try:
         with open(index) as file:
             names = sorted(set(json.load(file)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is no index of split weights.") from error
+    if not names:
+        raise UserError(f"{index} is no index of split weights: its weight_map is empty.")
     for name in names:
-        if not isinstance(name, str) or os.path.basename(name) != name or name.endswith(".json"):
+        if (
+            name == ".."
+            or not isinstance(name, str)
+            or os.path.basename(name) != name
+            or name.endswith(".json")
+        ):
             raise UserError(f"{index} names the part {name!r}, which is no file beside it.")
     return [os.path.join(os.path.dirname(index), name) for name in names]
 
 
+def _read_shards(index: str) -> dict[str, Any]:
+    shards = shards_of(index)
+    lacking = [os.path.basename(shard) for shard in shards if not os.path.isfile(shard)]
+    if lacking:
+        raise UserError(
+            f"{len(lacking)} of the {len(shards)} parts that {index} names are missing "
+            f"({', '.join(lacking[:3])}): put them into its folder."
+        )
+    return {name: value for shard in shards for name, value in read_weights(shard).items()}
+
+
 def _load_torch(path: str) -> Any:
-    _refuse_tar(path)
+    with open(path, "rb") as file:
+        is_zip = file.read(len(_ZIP)) == _ZIP
+    _refuse_programs(path, is_zip)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         # Only the format of today is worth the effort.
-        if not zipfile.is_zipfile(path):
+        if not is_zip:
             raise
     module = types.ModuleType("tensors_only")
-    module.Unpickler = _TensorUnpickler
+    module.Unpickler = TensorUnpickler
     return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
 
 
@@ -183,32 +161,18 @@ def _forbidden(path: str, name: str) -> str:
     )
 
 
-def _refuse_tar(path: str) -> None:
-    # Before 2.6, PyTorch executed code from files in its oldest format even with weights_only
-    # (CVE-2025-32434); newer releases refuse that format.
+def _refuse_programs(path: str, is_zip: bool) -> None:
+    # Before 2.6, PyTorch executed code from both kinds of files even with weights_only
+    # (CVE-2025-32434); newer releases refuse them, with advice to switch the safety off.
     if tarfile.is_tarfile(path):
         raise UserError(
             f"{path} is in PyTorch's oldest file format (tar), which is not safe to read; load and "
             f"save it again with a PyTorch you trust it to."
         )
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO):
-        # Files of Python 2 are common among these.
-        super().__init__(file, encoding="latin1")
-        self._path = file.name
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLE_GLOBALS:
-            raise UserError(_forbidden(self._path, f"{module}.{name}"))
-        return super().find_class(module, name)
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Knows what tensors are made of; anything else becomes a placeholder."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _TORCH_GLOBALS or (module, name) in _PICKLE_GLOBALS:
-            return super().find_class(module, name)
-        return Placeholder
+    # PyTorch's own reader, since another one could see other names in a crafted file.
+    names = torch._C.PyTorchFileReader(path).get_all_records() if is_zip else []
+    if "constants.pkl" in names:
+        raise UserError(
+            f"{path} is a TorchScript program and no weight file; where you trust it, save the "
+            "state_dict() of what torch.jit.load makes of it."
+        )

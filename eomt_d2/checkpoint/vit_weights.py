@@ -19,6 +19,8 @@ def fit_vit_weights(weights: dict[str, Tensor], vit: ViT, prefix: str = "") -> l
     If the file's position embedding has an entry for the class token, that entry is added to the
     class token, which is what the network would do with it.
 
+    Tensors of other dimensions than a ViT's are left for the comparison of shapes.
+
     Args:
         weights: by the names of :class:`ViT` (timm's), each with ``prefix`` in front.
         vit: the network that shall take them.
@@ -30,10 +32,11 @@ def fit_vit_weights(weights: dict[str, Tensor], vit: ViT, prefix: str = "") -> l
     changes = []
     wanted = vit.state_dict()
     name = f"{prefix}pos_embed"
-    if name in weights and "pos_embed" in wanted:
-        position = weights[name]
-        if position.shape[1] == math.isqrt(position.shape[1] - 1) ** 2 + 1:
-            weights[f"{prefix}cls_token"] = weights[f"{prefix}cls_token"] + position[:, :1]
+    if name in weights and weights[name].dim() == 3 and "pos_embed" in wanted:
+        position, class_token = weights[name], weights.get(f"{prefix}cls_token")
+        has_class = position.shape[1] == math.isqrt(max(position.shape[1] - 1, 0)) ** 2 + 1
+        if has_class and class_token is not None and class_token.shape == position[:, :1].shape:
+            weights[f"{prefix}cls_token"] = class_token + position[:, :1]
             weights[name] = position = position[:, 1:]
             changes.append(f"{name}: the class token's position was added to the class token")
         old, new = (math.isqrt(tensor.shape[1]) for tensor in (position, wanted["pos_embed"]))
@@ -41,8 +44,8 @@ def fit_vit_weights(weights: dict[str, Tensor], vit: ViT, prefix: str = "") -> l
             weights[name] = resample_position_embedding(position, (old, old), (new, new))
             changes.append(f"{name}: resampled from {old}x{old} to {new}x{new} patches")
     name = f"{prefix}patch_embed.proj.weight"
-    if name in weights and weights[name].shape[-1] != vit.patch_size:
-        old = weights[name].shape[-1]
+    old = weights[name].shape[-1] if name in weights and weights[name].dim() == 4 else 0
+    if old not in (0, vit.patch_size):
         weights[name] = resample_patch_embedding(weights[name], vit.patch_size)
         changes.append(f"{name}: resampled from {old} to {vit.patch_size} pixels")
     return changes

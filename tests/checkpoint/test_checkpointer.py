@@ -126,6 +126,25 @@ def test_a_misshapen_backbone_tensor_is_an_error(tmp_path):
         Checkpointer(Segmenter()).load(saved(tmp_path, weights))
 
 
+@pytest.mark.parametrize(
+    ("name", "tensor", "shapes"),
+    [
+        ("cls_token", None, "cls_token is missing"),
+        ("patch_embed.proj.weight", torch.zeros(16, 768), "16x768 instead of 16x3x16x16"),
+        ("patch_embed.proj.weight", torch.zeros(()), "a scalar instead of 16x3x16x16"),
+        ("pos_embed", torch.zeros(17), "17 instead of 1x16x16"),
+        ("pos_embed", torch.zeros(1, 17, 8), "1x17x8 instead of 1x16x16"),
+    ],
+)
+def test_nothing_is_resampled_that_is_not_of_a_vit(tmp_path, name, tensor, shapes):
+    weights = Segmenter().state_dict()
+    weights["backbone.pos_embed"] = torch.zeros(1, 17, 16)
+    weights[f"backbone.{name}"] = tensor
+    weights = {key: value for key, value in weights.items() if value is not None}
+    with pytest.raises(UserError, match=shapes):
+        Checkpointer(Segmenter()).load(saved(tmp_path, weights))
+
+
 def test_weights_of_something_else_are_an_error(tmp_path):
     path = saved(tmp_path, nn.Linear(2, 2).state_dict())
     with pytest.raises(UserError, match=r"backbone.cls_token is missing; .* and \d+ more; give"):

@@ -22,9 +22,14 @@ def test_backbone_head_and_probabilities():
     assert DELTA["mask_annealing.probs"].tolist() == [-1, -0.75]
 
 
-def test_a_base_in_half_precision_is_added_in_full():
-    base = {name: tensor.half() for name, tensor in BASE.items()}
-    assert add_base(DELTA, base)["backbone.norm.weight"].dtype == torch.float32
+def test_half_precision_is_added_in_full():
+    half = torch.bfloat16
+    base = {name: tensor.to(half) for name, tensor in BASE.items()}
+    # In bfloat16 1 + 1/512 would be 1.
+    delta = {**DELTA, "backbone.norm.weight": torch.full((2,), 1 / 512, dtype=half)}
+    for one, other in ((delta, BASE), (delta, base), (DELTA, base)):
+        assert add_base(one, other)["backbone.norm.weight"].dtype == torch.float32
+    assert add_base(delta, base)["backbone.norm.weight"].tolist() == [1 + 1 / 512, 2 + 1 / 512]
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ import json
 import pathlib
 import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from eomt_d2.checkpoint.file_reading import Placeholder, read_weights, state_dict_of
+from eomt_d2.checkpoint.file_reading import read_weights, state_dict_of
+from eomt_d2.checkpoint.unpickling import Placeholder
 from eomt_d2.errors import UserError
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1, 2])}
@@ -130,7 +132,16 @@ def test_split_weights(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["{}", "[1]", '{"weight_map": {"a": "../secret.bin"}}', '{"weight_map": {"a": 1}}']
+    "content",
+    [
+        "{}",
+        "[1]",
+        '{"weight_map": {}}',
+        '{"weight_map": {"a": 1}}',
+        '{"weight_map": {"a": ".."}}',
+        '{"weight_map": {"a": "../secret.bin"}}',
+        '{"weight_map": {"a": "/secret.bin"}}',
+    ],
 )
 def test_an_index_that_names_no_parts_beside_it(tmp_path, content):
     index = tmp_path / "model.safetensors.index.json"
@@ -139,11 +150,34 @@ def test_an_index_that_names_no_parts_beside_it(tmp_path, content):
         read_weights(str(index))
 
 
+def test_an_index_without_its_parts(tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "gone.safetensors"}}))
+    with pytest.raises(UserError, match=r"1 of the 1 parts .* are missing \(gone.safetensors\)"):
+        read_weights(str(index))
+
+
+def test_text_among_the_weights_is_refused():
+    with pytest.raises(UserError, match="its entry 'a' is an array of <U1 and no tensor"):
+        state_dict_of({"a": np.array(["x"])}, "w.pkl")
+
+
 def test_the_oldest_format_of_pytorch_is_refused(tmp_path):
     path = tmp_path / "w.pth"
     with tarfile.open(path, "w") as archive:
         archive.add(__file__, "storages")
     with pytest.raises(UserError, match="oldest file format"):
+        read_weights(str(path))
+
+
+def test_programs_are_refused(tmp_path):
+    """PyTorch before 2.6 runs them even where only weights are asked for."""
+    path = tmp_path / "w.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data.pkl", "constants.pkl"):
+            archive.writestr(f"w/{name}", pickle.dumps({}))
+        archive.writestr("w/version", "3\n")
+    with pytest.raises(UserError, match="w.pth is a TorchScript program and no weight file"):
         read_weights(str(path))
 
 
