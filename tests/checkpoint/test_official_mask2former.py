@@ -110,6 +110,21 @@ def test_the_converter_takes_it(tmp_path, cfg, official):
     build_model(cfg).load_state_dict(converted, strict=True)
 
 
+def test_imagenet_weights_of_detectron2_s_zoo_fill_the_backbone(tmp_path, cfg, official):
+    """What MODEL.WEIGHTS of the configs is: a ResNet alone, matched by the ends of its names."""
+    resnet = {
+        name.removeprefix("backbone."): value
+        for name, value in official.items()
+        if name.startswith("backbone.")
+    }
+    content = {"model": resnet, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    model = build_model(cfg)
+    Checkpointer(model).load(str(tmp_path / "R-50.pkl"))
+    for name, tensor in model.backbone.state_dict().items():
+        torch.testing.assert_close(tensor, torch.from_numpy(resnet[name]), rtol=0, atol=0)
+
+
 def test_another_network_of_detectron2_is_none():
     """A head named alike, of a network that is not known here."""
     cfg = get_cfg()
