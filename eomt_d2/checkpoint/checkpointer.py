@@ -183,7 +183,12 @@ class Checkpointer(DetectionCheckpointer):
         for change in changes:
             self.logger.info("%s.", change)
         if not self._allow_partial_vit:
-            check_vits(weights, self.model)
+            advice = ""
+            if new_task:
+                advice = (
+                    ", or set MODEL.VIT.ALLOW_PARTIAL_WEIGHTS True to start what is missing anew"
+                )
+            check_vits(weights, self.model, advice=advice)
         checkpoint["model"] = weights
         return super()._load_model(checkpoint)
 

@@ -46,7 +46,7 @@ def fit_to_model(
     return weights, changes
 
 
-def check_vits(weights: dict[str, Tensor], model: nn.Module) -> None:
+def check_vits(weights: dict[str, Tensor], model: nn.Module, *, advice: str = "") -> None:
     """Refuse weights that are not wholly those of a ViT.
 
     Missing ones would stay as initialised, and left over ones (register tokens, LayerScale) belong
@@ -55,6 +55,7 @@ def check_vits(weights: dict[str, Tensor], model: nn.Module) -> None:
     Args:
         weights: fitted to the model.
         model: any network.
+        advice: what else the user can do, at the end of the message.
 
     Raises:
         UserError: if a tensor of one of the model's ViTs is missing, superfluous or of another
@@ -79,8 +80,7 @@ def check_vits(weights: dict[str, Tensor], model: nn.Module) -> None:
             more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
             raise UserError(
                 f"The weights do not fit the ViT of the config: {'; '.join(problems[:3])}{more}; "
-                "give weights of the ViT in MODEL.VIT, or set MODEL.VIT.ALLOW_PARTIAL_WEIGHTS True "
-                "to start what is missing anew."
+                f"give weights of the network and the ViT that the config names{advice}."
             )
 
 

@@ -244,6 +244,9 @@ def test_a_partial_backbone_has_to_be_allowed(tmp_path, log):
     path = saved(tmp_path, weights)
     with pytest.raises(UserError, match="set MODEL.VIT.ALLOW_PARTIAL_WEIGHTS True"):
         Checkpointer(model).load(path)
+    # An evaluation has no use for such weights.
+    with pytest.raises(UserError, match=r"the ViT that the config names\.$"):
+        Checkpointer(model, strict=True).load(path)
     before = model.backbone.reg_token.clone()
     Checkpointer(model, allow_partial_vit=True).load(path)
     assert torch.equal(model.backbone.reg_token, before)
