@@ -32,6 +32,9 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
+    # For TEST.COCO_EVALUATOR faster_coco_eval. Versions before 1.8.0 fail where there is not a
+    # single detection.
+    "fast-eval": ["faster-coco-eval>=1.8.0"],
     "export": ["onnx>=1.16", "onnxruntime>=1.18", "onnxscript>=0.1"],
     "dev": [
         "pytest>=7.4",
@@ -39,6 +42,8 @@ EXTRAS = {
         "hypothesis>=6.80",
         "ruff>=0.5",
         "mypy>=1.8",
+        # Tests compare it with pycocotools.
+        "faster-coco-eval>=1.8.0",
         # Independent implementations that tests compare with.
         "timm>=1.0",
         "transformers>=4.54",

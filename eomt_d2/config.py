@@ -147,6 +147,9 @@ def _add_mask_former(cfg: CN) -> None:
     cfg.TEST.SEMANTIC_OUTPUT = "scores"
     # Instances kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
+    # Package that computes the AP of COCO instances: the official "pycocotools", or
+    # "faster_coco_eval" (pip install faster-coco-eval), which gives the same numbers in C++.
+    cfg.TEST.COCO_EVALUATOR = "pycocotools"
 
 
 def _add_mask2former(cfg: CN) -> None:

@@ -27,7 +27,7 @@ MODULES = (
     "detectron2.evaluation",
     "eomt_d2",
 )
-DEV_MODULES = ("pytest", "xdist", "hypothesis", "timm", "transformers")
+DEV_MODULES = ("pytest", "xdist", "hypothesis", "timm", "transformers", "faster_coco_eval")
 
 
 def main(extras: str) -> int:

@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation.average_precision import COCO_EVALUATORS
 from eomt_d2.modeling import MaskClassificationModel
 from eomt_d2.modeling.backbone.presets import PRESETS
 
@@ -22,6 +23,7 @@ CHOICES = {
     "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
+    "TEST.COCO_EVALUATOR": COCO_EVALUATORS,
 }
 MASK_CLASSIFICATION_CHOICES = {
     "INPUT.TEST_MODE": ("square", "divisible", "window"),

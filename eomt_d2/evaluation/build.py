@@ -114,5 +114,8 @@ def build_evaluator(
         output_folder = os.path.join(cfg.OUTPUT_DIR, "inference")
     folder = os.path.join(output_folder, dataset_name)
     classes = _EVALUATORS[MetadataCatalog.get(dataset_name).evaluator_type]
-    evaluators = [classes[task](dataset_name, folder) for task in tasks]
+    options = {InstanceEvaluator: {"coco_evaluator": cfg.TEST.COCO_EVALUATOR}}
+    evaluators = [
+        classes[task](dataset_name, folder, **options.get(classes[task], {})) for task in tasks
+    ]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

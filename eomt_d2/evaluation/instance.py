@@ -1,4 +1,4 @@
-"""Average precision of instance masks and boxes, by pycocotools."""
+"""Average precision of instance masks and boxes, by pycocotools or faster-coco-eval."""
 
 import contextlib
 import io
@@ -7,68 +7,46 @@ import json
 import logging
 import os
 
-import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import BoxMode, Instances
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation.average_precision import STATISTICS, average_precision, import_package
 from eomt_d2.evaluation.outputs import required_output
+from eomt_d2.evaluation.run_length import encode_masks
 from eomt_d2.evaluation.tables import class_table
 
-__all__ = ["InstanceEvaluator", "average_precision"]
+__all__ = ["InstanceEvaluator", "coco_results"]
 
 logger = logging.getLogger(__name__)
 
-_STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
-
-def average_precision(truth: COCO, detections: list[dict], iou_type: str) -> dict[str, float]:
-    """Official COCO average precision, at most 100 detections per image, in percent.
+def coco_results(instances: Instances, image_id: int | str) -> list[dict]:
+    """Detections of one image in the COCO results format.
 
     Args:
-        truth: the ground truth.
-        detections: entries of the COCO results format with the data set's own category ids.
-            The list may be empty, which gives 0 wherever there is ground truth.
-        iou_type: "segm" or "bbox".
+        instances: ``pred_boxes`` (x0, y0, x1, y1 in pixels), ``scores``, ``pred_classes`` and, if
+            there are masks, ``pred_masks`` (N, height, width) bool; on any device.
+        image_id: the image's id in the data set.
 
     Returns:
-        ``AP`` (mean over IoU 0.50:0.95), ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl`` and
-        ``AP-<category>``; NaN where there is no ground truth.
+        N dicts: ``image_id``, ``category_id`` (the class index), ``bbox`` (x, y, width, height),
+        ``score`` and ``segmentation`` (run lengths), all of plain Python types.
     """
-    if iou_type == "segm":
-        # With a box present, pycocotools would take the box's area for "small", "medium", "large".
-        detections = [{k: v for k, v in d.items() if k != "bbox"} for d in detections]
-    else:
-        detections = [dict(d) for d in detections]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, _load_detections(truth, detections), iou_type)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    metrics = {
-        name: 100 * float(value) if value >= 0 else float("nan")
-        for name, value in zip(_STATISTICS, evaluation.stats[:6], strict=True)
+    boxes = instances.pred_boxes.tensor.cpu()
+    boxes = BoxMode.convert(boxes, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+    columns = {
+        "category_id": instances.pred_classes.tolist(),
+        "bbox": boxes.tolist(),
+        "score": instances.scores.tolist(),
     }
-    # (IoU thresholds, recalls, categories, area ranges, detection limits); -1 without truth.
-    precision = evaluation.eval["precision"][:, :, :, 0, -1]
-    for index, category in enumerate(truth.loadCats(evaluation.params.catIds)):
-        values = precision[:, :, index]
-        values = values[values > -1]
-        ap = 100 * float(np.mean(values)) if values.size else float("nan")
-        metrics[f"AP-{category['name']}"] = ap
-    return metrics
-
-
-def _load_detections(truth: COCO, detections: list[dict]) -> COCO:
-    if detections:
-        return truth.loadRes(detections)
-    empty = COCO()
-    empty.dataset = {**truth.dataset, "annotations": []}
-    empty.createIndex()
-    return empty
+    if instances.has("pred_masks"):
+        columns["segmentation"] = encode_masks(instances.pred_masks)
+    rows = zip(*columns.values(), strict=True)
+    return [{"image_id": image_id, **dict(zip(columns, row, strict=True))} for row in rows]
 
 
 def _complete_annotations(truth: COCO) -> None:
@@ -88,9 +66,10 @@ def _complete_annotations(truth: COCO) -> None:
 
 
 class InstanceEvaluator(COCOEvaluator):
-    """AP of masks and boxes on a data set with a COCO instances JSON, by official pycocotools.
+    """AP of masks and boxes on a data set with a COCO instances JSON.
 
-    Differs from Detectron2's evaluator, which it extends: thing ids need not be contiguous
+    Computed by the official pycocotools, or by faster-coco-eval, which gives the same numbers.
+    Masks are kept as run lengths. Differs from Detectron2's evaluator, which it extends: thing ids need not be contiguous
     (ADE20K panoptic has things between stuff) nor the only entries of ``thing_classes``
     (Detectron2's COCO panoptic metadata lists all classes there), a model without a single
     detection gets 0 instead of no result, and no compiled code of Detectron2 is used. All ranks
@@ -101,14 +80,21 @@ class InstanceEvaluator(COCOEvaluator):
             ids are class indices, ``thing_dataset_id_to_contiguous_id``.
         output_folder: where ``coco_instances_results.json`` and ``instances_predictions.pth``
             are written; None writes nothing.
+        coco_evaluator: ``TEST.COCO_EVALUATOR``, "pycocotools" or "faster_coco_eval".
 
     Raises:
-        UserError: there is no ``json_file``.
+        UserError: there is no ``json_file``, or the chosen package is not installed.
     """
 
     required_metadata = "json_file"
 
-    def __init__(self, dataset_name: str, output_folder: str | None = None) -> None:
+    def __init__(
+        self,
+        dataset_name: str,
+        output_folder: str | None = None,
+        coco_evaluator: str = "pycocotools",
+    ) -> None:
+        import_package(coco_evaluator)
         metadata = MetadataCatalog.get(dataset_name)
         if not metadata.get("json_file"):
             raise UserError(
@@ -117,14 +103,17 @@ class InstanceEvaluator(COCOEvaluator):
             )
         super().__init__(dataset_name, ("segm", "bbox"), True, output_folder, use_fast_impl=False)
         self._dataset_name = dataset_name
+        self._coco_evaluator = coco_evaluator
         if self._do_evaluation:
             _complete_annotations(self._coco_api)
         self.reset()
 
     def process(self, inputs, outputs) -> None:
-        for output in outputs:
-            required_output(output, "instances", self._dataset_name)
-        super().process(inputs, outputs)
+        for entry, output in zip(inputs, outputs, strict=True):
+            instances = required_output(output, "instances", self._dataset_name)
+            image_id = entry["image_id"]
+            detections = coco_results(instances, image_id)
+            self._predictions.append({"image_id": image_id, "instances": detections})
 
     def _eval_predictions(self, predictions, img_ids=None) -> None:
         detections = list(itertools.chain.from_iterable(p["instances"] for p in predictions))
@@ -137,12 +126,12 @@ class InstanceEvaluator(COCOEvaluator):
             logger.info("%s has no annotations to compare with.", self._dataset_name)
             return
         for task in self._tasks:
-            metrics = average_precision(self._coco_api, detections, task)
+            metrics = average_precision(self._coco_api, detections, task, self._coco_evaluator)
             self._results[task] = metrics
             classes = [(k[3:], v) for k, v in metrics.items() if k.startswith("AP-")]
             logger.info("Results of %s by class:\n%s", task, class_table(classes, ["AP"]))
-            summary = [("all", *(metrics[k] for k in _STATISTICS))]
-            logger.info("Results of %s:\n%s", task, class_table(summary, _STATISTICS))
+            summary = [("all", *(metrics[k] for k in STATISTICS))]
+            logger.info("Results of %s:\n%s", task, class_table(summary, STATISTICS))
 
     def _restore_category_ids(self, detections: list[dict]) -> None:
         contiguous_ids = self._metadata.get("thing_dataset_id_to_contiguous_id")

@@ -8,13 +8,15 @@ from eomt_d2.errors import UserError
 __all__ = ["evaluation_module"]
 
 _COMMANDS = {
+    "pycocotools": "pip install pycocotools",
+    "faster_coco_eval": "pip install faster-coco-eval",
     "panopticapi": "python tools/install_detectron2.py",
     "cityscapesscripts": "pip install cityscapesscripts",
 }
 
 
 def evaluation_module(name: str) -> ModuleType:
-    """Import ``name``, a module of ``panopticapi`` or ``cityscapesscripts``.
+    """Import ``name``, a module of one of the packages above.
 
     Raises:
         UserError: the package is not installed; the message holds the command that installs it.

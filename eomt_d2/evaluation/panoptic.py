@@ -1,21 +1,25 @@
 """Panoptic quality, with its value for every class."""
 
-import contextlib
-import io
+import importlib.util
 import itertools
 import json
 import logging
 import os
 import tempfile
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from detectron2.evaluation import COCOPanopticEvaluator
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation.background import BackgroundWork
 from eomt_d2.evaluation.outputs import required_output
 from eomt_d2.evaluation.packages import evaluation_module
 from eomt_d2.evaluation.tables import class_table
@@ -24,8 +28,19 @@ __all__ = ["PanopticEvaluator", "panoptic_metrics"]
 
 logger = logging.getLogger(__name__)
 
-# Below this many images one process is faster than starting one per core.
-_MIN_IMAGES_FOR_POOL = 200
+
+class ImageResult(NamedTuple):
+    """What is kept of one image: no pixels.
+
+    Attributes:
+        annotation: its entry of the COCO panoptic results: ``image_id``, ``file_name``,
+            ``segments_info``.
+        counts: by category id the sum of IoUs and the numbers of true positives, false positives
+            and false negatives; None if the image is not in the ground truth.
+    """
+
+    annotation: dict[str, Any]
+    counts: dict[int, tuple[float, int, int, int]] | None
 
 
 def panoptic_metrics(statistics: Any, categories: Mapping[int, Mapping]) -> dict[str, float]:
@@ -66,13 +81,18 @@ def panoptic_metrics(statistics: Any, categories: Mapping[int, Mapping]) -> dict
     return metrics
 
 
-class PanopticEvaluator(COCOPanopticEvaluator):
+class PanopticEvaluator(DatasetEvaluator):
     """PQ of a data set in COCO panoptic format, computed by the official panopticapi.
 
-    Differs from Detectron2's evaluator, which it extends, in that it reports every class, leaves
-    the model's ``segments_info`` untouched (other evaluators and the visualizer read it too),
-    works when a data set has only things or only stuff, and takes images of the same base name
-    from several folders. All ranks must call :meth:`evaluate`; the main process gets the result.
+    An image is compared with its ground truth in the background while the model works on the next
+    ones, and only its counts are kept; the official script would first have a PNG of every image.
+    The counts are added in the order of the ground truth, so that the result does not depend on
+    how many threads and processes there were.
+
+    Differs from Detectron2's evaluator, besides, in that it reports every class, leaves the model's
+    result untouched (other evaluators and the visualizer read it too), works when a data set has
+    only things or only stuff, and takes images of the same base name from several folders. All
+    ranks must call :meth:`evaluate`; the main process gets the result.
 
     Args:
         dataset_name: a registered data set; its metadata has ``panoptic_json``,
@@ -85,25 +105,57 @@ class PanopticEvaluator(COCOPanopticEvaluator):
     evaluation_module = "panopticapi.evaluation"
 
     def __init__(self, dataset_name: str, output_folder: str | None = None) -> None:
-        self._pq = evaluation_module(self.evaluation_module)
-        super().__init__(dataset_name, output_folder)
+        self._pq = _silent_copy(evaluation_module(self.evaluation_module))
         self._dataset_name = dataset_name
+        self._metadata = metadata = MetadataCatalog.get(dataset_name)
+        self._thing_ids = {v: k for k, v in metadata.thing_dataset_id_to_contiguous_id.items()}
+        self._stuff_ids = {v: k for k, v in metadata.stuff_dataset_id_to_contiguous_id.items()}
+        self._output_folder = output_folder
+        self._truth_folder = PathManager.get_local_path(metadata.panoptic_root)
+        with PathManager.open(metadata.panoptic_json) as file:
+            self._truth = json.load(file)
+        self._categories = {entry["id"]: entry for entry in self._truth["categories"]}
+        self._truth_of = {entry["image_id"]: entry for entry in self._truth["annotations"]}
+        self._work: BackgroundWork | None = None
         self.reset()
 
-    def process(self, inputs, outputs) -> None:
-        for output in outputs:
-            required_output(output, "panoptic_seg", self._dataset_name)
-        super().process(inputs, outputs)
+    def reset(self) -> None:
+        if self._work is not None:
+            self._work.stop()
+        self._work = BackgroundWork()
 
-    def _convert_category_id(self, segment_info: Mapping[str, Any]) -> dict[str, int]:
-        category = int(segment_info["category_id"])
-        isthing = segment_info.get("isthing")
-        if isthing is not None:
-            ids = (
-                self._thing_contiguous_id_to_dataset_id
-                if isthing
-                else self._stuff_contiguous_id_to_dataset_id
+    def process(self, inputs, outputs) -> None:
+        for entry, output in zip(inputs, outputs, strict=True):
+            ids, segments = required_output(output, "panoptic_seg", self._dataset_name)
+            # A copy in any case: the model's result may change before the comparison is made.
+            ids = ids.to(device="cpu", dtype=torch.int32, copy=True).numpy()
+            if segments is None:
+                ids, segments = self._segments_of_labels(ids)
+            base_name = os.path.splitext(os.path.basename(entry["file_name"]))[0]
+            annotation = {
+                "image_id": entry["image_id"],
+                "file_name": f"{base_name}.png",
+                "segments_info": [self._result_segment(segment) for segment in segments],
+            }
+            self._work.submit(self._compare, annotation, ids)
+
+    def _segments_of_labels(self, labels: np.ndarray) -> tuple[np.ndarray, list[dict]]:
+        """Segments of a map of ``class * label_divisor + instance``, -1 where void, which some
+        models of Detectron2 give instead; void gets id 0."""
+        things = self._metadata.thing_dataset_id_to_contiguous_id.values()
+        segments = []
+        for label in np.unique(labels[labels != -1]).tolist():
+            category = label // self._metadata.label_divisor
+            segments.append(
+                {"id": label + 1, "category_id": category, "isthing": category in things}
             )
+        return labels + 1, segments
+
+    def _result_segment(self, segment: Mapping[str, Any]) -> dict[str, int]:
+        category = int(segment["category_id"])
+        isthing = segment.get("isthing")
+        if isthing is not None:
+            ids = self._thing_ids if isthing else self._stuff_ids
             if category not in ids:
                 raise UserError(
                     f"The model predicts {'thing' if isthing else 'stuff'} class {category}, "
@@ -111,28 +163,50 @@ class PanopticEvaluator(COCOPanopticEvaluator):
                     "MODEL.SEM_SEG_HEAD.NUM_CLASSES and the model's thing ids."
                 )
             category = ids[category]
-        return {"id": int(segment_info["id"]), "category_id": int(category)}
+        return {"id": int(segment["id"]), "category_id": int(category)}
+
+    def _compare(self, annotation: dict[str, Any], ids: np.ndarray) -> ImageResult:
+        """Counts of one image; runs in a thread."""
+        truth = self._truth_of.get(annotation["image_id"])
+        if truth is None:
+            return ImageResult(annotation, None)
+        truth_file = os.path.join(self._truth_folder, truth["file_name"])
+        if not os.path.isfile(truth_file):
+            raise UserError(
+                f"The ground truth {truth_file} of {self._dataset_name} is missing: put it there, "
+                "or correct the data set's panoptic_root."
+            )
+        # panopticapi takes files, of any format that Pillow knows; this one lives for the call.
+        descriptor, path = tempfile.mkstemp(prefix="panoptic_", suffix=".ppm")
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(_portable_pixmap(ids))
+            # It writes areas into the segments.
+            segments = [dict(segment) for segment in annotation["segments_info"]]
+            folder, name = os.path.split(path)
+            pair = (truth, {**annotation, "file_name": name, "segments_info": segments})
+            statistics = self._pq.pq_compute_single_core(
+                0, [pair], self._truth_folder, folder, self._categories
+            )
+        finally:
+            os.unlink(path)
+        counts = {
+            category: (float(part.iou), part.tp, part.fp, part.fn)
+            for category, part in statistics.pq_per_cat.items()
+        }
+        return ImageResult(annotation, counts)
 
     def evaluate(self) -> OrderedDict | None:
+        results = self._work.results()
         comm.synchronize()
-        gathered = comm.gather(self._predictions)
+        gathered = comm.gather(results)
         if not comm.is_main_process():
             return None
-        predictions = list(itertools.chain.from_iterable(gathered))
-
-        with PathManager.open(self._metadata.panoptic_json) as file:
-            truth = json.load(file)
-        categories = {category["id"]: category for category in truth["categories"]}
-        with tempfile.TemporaryDirectory(prefix="panoptic_eval_") as folder:
-            annotations = _write_predictions(predictions, folder)
-            if self._output_dir is not None:
-                path = os.path.join(self._output_dir, "predictions.json")
-                with PathManager.open(path, "w") as file:
-                    json.dump({**truth, "annotations": annotations}, file)
-            statistics = self._compare(truth["annotations"], annotations, folder, categories)
-
-        metrics = panoptic_metrics(statistics, categories)
-        names = [category["name"] for category in categories.values()]
+        results = list(itertools.chain.from_iterable(gathered))
+        if self._output_folder is not None:
+            self._write_predictions([result.annotation for result in results])
+        metrics = panoptic_metrics(self._total(results), self._categories)
+        names = [category["name"] for category in self._categories.values()]
         rows = [(n, metrics[f"PQ-{n}"], metrics[f"SQ-{n}"], metrics[f"RQ-{n}"]) for n in names]
         logger.info("Panoptic results by class:\n%s", class_table(rows, ["PQ", "SQ", "RQ"]))
         rows = [
@@ -142,33 +216,53 @@ class PanopticEvaluator(COCOPanopticEvaluator):
         logger.info("Panoptic results:\n%s", class_table(rows, ["PQ", "SQ", "RQ"]))
         return OrderedDict(panoptic_seg=metrics)
 
-    def _compare(self, truth, annotations, folder, categories):
-        by_image = {annotation["image_id"]: annotation for annotation in annotations}
-        missing = [t["image_id"] for t in truth if t["image_id"] not in by_image]
+    def _total(self, results: Iterable[ImageResult]) -> Any:
+        """The ``PQStat`` of all images of the ground truth."""
+        counts_of = {result.annotation["image_id"]: result.counts for result in results}
+        missing = [image_id for image_id in self._truth_of if image_id not in counts_of]
         if missing:
             raise UserError(
-                f"{len(missing)} of the {len(truth)} images of {self._metadata.panoptic_json} were "
-                f"not predicted (the first is {missing[0]}): evaluate the whole data set, or "
-                "register one whose JSON lists only its images."
+                f"{len(missing)} of the {len(self._truth_of)} images of "
+                f"{self._metadata.panoptic_json} were not predicted (the first is {missing[0]}): "
+                "evaluate the whole data set, or register one whose JSON lists only its images."
             )
-        pairs = [(t, by_image[t["image_id"]]) for t in truth]
-        arguments = (PathManager.get_local_path(self._metadata.panoptic_root), folder, categories)
-        with contextlib.redirect_stdout(io.StringIO()):
-            if len(pairs) < _MIN_IMAGES_FOR_POOL:
-                return self._pq.pq_compute_single_core(0, pairs, *arguments)
-            return self._pq.pq_compute_multi_core(pairs, *arguments)
+        total = self._pq.PQStat()
+        for image_id in self._truth_of:
+            for category, (iou, tp, fp, fn) in counts_of[image_id].items():
+                part = total[category]
+                part.iou += iou
+                part.tp += tp
+                part.fp += fp
+                part.fn += fn
+        return total
+
+    def _write_predictions(self, annotations: list[dict]) -> None:
+        names = set()
+        for number, annotation in enumerate(annotations):
+            if annotation["file_name"] in names:
+                annotation["file_name"] = f"{number}_{annotation['file_name']}"
+            names.add(annotation["file_name"])
+        PathManager.mkdirs(self._output_folder)
+        path = os.path.join(self._output_folder, "predictions.json")
+        with PathManager.open(path, "w") as file:
+            json.dump({**self._truth, "annotations": annotations}, file)
 
 
-def _write_predictions(predictions: list[dict], folder: str) -> list[dict]:
-    """Write the PNGs into ``folder`` and return the entries without them."""
-    annotations = []
-    names = set()
-    for number, prediction in enumerate(predictions):
-        annotation = {key: value for key, value in prediction.items() if key != "png_string"}
-        if annotation["file_name"] in names:
-            annotation["file_name"] = f"{number}_{annotation['file_name']}"
-        names.add(annotation["file_name"])
-        with open(os.path.join(folder, annotation["file_name"]), "wb") as file:
-            file.write(prediction["png_string"])
-        annotations.append(annotation)
-    return annotations
+def _portable_pixmap(ids: np.ndarray) -> bytes:
+    """(height, width) int32 segment ids as an uncompressed image of the same colours as in a COCO
+    panoptic PNG: id = red + 256 green + 65536 blue."""
+    height, width = ids.shape
+    colours = ids.astype("<i4", copy=False).view(np.uint8).reshape(height, width, 4)[..., :3]
+    return b"P6 %d %d 255\n" % (width, height) + colours.tobytes()
+
+
+def _silent_copy(module: ModuleType) -> ModuleType:
+    """An instance of ``module`` of its own, in which ``print`` says nothing.
+
+    The official scripts report their progress on every call. In a thread they cannot be silenced by
+    redirecting ``sys.stdout``, which would take what other threads print as well.
+    """
+    copy = importlib.util.module_from_spec(module.__spec__)
+    copy.print = lambda *args, **kwargs: None
+    module.__spec__.loader.exec_module(copy)
+    return copy

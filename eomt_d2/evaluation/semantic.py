@@ -1,6 +1,7 @@
 """Semantic segmentation: intersection over union from one confusion matrix."""
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation.background import BackgroundWork
 from eomt_d2.evaluation.outputs import semantic_labels_of
 from eomt_d2.evaluation.tables import class_table
 
@@ -39,17 +41,21 @@ def confusion_matrix(
     """
     if truth.shape != labels.shape:
         raise ValueError(f"the prediction is {labels.shape}, the ground truth {truth.shape}")
-    counted = truth != ignore_label
-    truth = truth[counted].astype(np.int64)
-    unknown = np.unique(truth[(truth < 0) | (truth >= num_classes)])
-    if unknown.size:
+    pairs = truth.astype(np.int64)
+    ignored = truth == ignore_label
+    pairs[ignored] = 0
+    if pairs.size and not 0 <= pairs.min() <= pairs.max() < num_classes:
+        unknown = np.unique(pairs[(pairs < 0) | (pairs >= num_classes)])
         raise ValueError(
             f"the ground truth holds the values {unknown.tolist()}, neither a class in "
             f"[0, {num_classes}) nor the ignored {ignore_label}"
         )
-    pairs = truth * num_classes + labels[counted]
-    counts = np.bincount(pairs, minlength=num_classes**2)
-    return counts.reshape(num_classes, num_classes)
+    # Ignored pixels are counted too, in a row of their own: cheaper than picking out the others.
+    pairs[ignored] = num_classes
+    pairs *= num_classes
+    pairs += labels
+    counts = np.bincount(pairs.reshape(-1), minlength=(num_classes + 1) * num_classes)
+    return counts.reshape(num_classes + 1, num_classes)[:num_classes]
 
 
 def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
@@ -94,7 +100,8 @@ def semantic_metrics(confusion: np.ndarray, class_names: Sequence[str]) -> dict[
 class SemanticSegmentationEvaluator(DatasetEvaluator):
     """mIoU of a data set whose ground truth is one PNG of class indices per image.
 
-    Takes ``sem_seg`` scores or ``sem_seg_labels`` (``TEST.SEMANTIC_OUTPUT``). Works the same on
+    Takes ``sem_seg`` scores or ``sem_seg_labels`` (``TEST.SEMANTIC_OUTPUT``). The ground truth is
+    read and compared in the background; only the confusion matrix is kept. Works the same on
     every Detectron2, computes no boundary IoU and writes no files. All ranks must call
     :meth:`evaluate`; the main process gets the result. See :func:`semantic_metrics` for the
     definitions.
@@ -116,14 +123,21 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
             entry["file_name"]: entry.get("sem_seg_file_name")
             for entry in DatasetCatalog.get(dataset_name)
         }
+        self._work: BackgroundWork | None = None
+        self._lock = threading.Lock()
         self.reset()
 
     def reset(self) -> None:
+        if self._work is not None:
+            self._work.stop()
+        self._work = BackgroundWork()
         self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
 
     def process(self, inputs, outputs) -> None:
         for entry, output in zip(inputs, outputs, strict=True):
             labels = semantic_labels_of(output, len(self._class_names), self._dataset_name)
+            if labels is output.get("sem_seg_labels"):
+                labels = labels.clone()  # the model's result may change before it is compared
             truth_file = self._truth_files.get(entry["file_name"])
             if truth_file is None:
                 raise UserError(
@@ -131,18 +145,21 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
                     f"{entry['file_name']}: evaluate a data set with semantic ground truth, or "
                     "set MODEL.MASK_FORMER.TEST.SEMANTIC_ON to False."
                 )
-            with PathManager.open(truth_file, "rb") as file:
-                truth = np.asarray(Image.open(file))
-            try:
-                self._confusion += confusion_matrix(
-                    truth, labels.numpy(), len(self._class_names), self._ignore_label
-                )
-            except ValueError as error:
-                raise UserError(
-                    f"Cannot compare the prediction with {truth_file}: {error}."
-                ) from error
+            self._work.submit(self._compare, labels.numpy(), truth_file)
+
+    def _compare(self, labels: np.ndarray, truth_file: str) -> None:
+        """Count the pixels of one image; runs in a thread."""
+        with PathManager.open(truth_file, "rb") as file:
+            truth = np.asarray(Image.open(file))
+        try:
+            counts = confusion_matrix(truth, labels, len(self._class_names), self._ignore_label)
+        except ValueError as error:
+            raise UserError(f"Cannot compare the prediction with {truth_file}: {error}.") from error
+        with self._lock:
+            self._confusion += counts
 
     def evaluate(self) -> OrderedDict | None:
+        self._work.results()
         comm.synchronize()
         parts = comm.gather(self._confusion)
         if not comm.is_main_process():

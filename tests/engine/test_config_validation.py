@@ -162,6 +162,10 @@ def annealed(schedule, starts, ends):
             r"IN_FEATURES is \['res4', 'res4'\]; it must name at least one map, and each only once",
         ),
         (("TEST.SEMANTIC_OUTPUT", "argmax"), r"TEST.SEMANTIC_OUTPUT is 'argmax'"),
+        (
+            ("TEST.COCO_EVALUATOR", "faster"),
+            r"TEST.COCO_EVALUATOR is 'faster'.*'pycocotools' or 'faster_coco_eval'",
+        ),
         (("SOLVER.OPTIMIZER", "LAMB"), r"SOLVER.OPTIMIZER is 'LAMB'.*'ADAMW' or 'SGD'"),
         (("SOLVER.AMP.PRECISION", "fp16"), r"SOLVER.AMP.PRECISION is 'fp16'"),
         (

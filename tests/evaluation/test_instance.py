@@ -1,15 +1,22 @@
 import json
 import math
+import sys
+from unittest import mock
 
+import faster_coco_eval
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
+from eomt_d2.config import add_eomt_config
 from eomt_d2.errors import UserError
-from eomt_d2.evaluation import InstanceEvaluator
+from eomt_d2.evaluation import InstanceEvaluator, build_evaluator
+from eomt_d2.evaluation.instance import coco_results
 
 # As in ADE20K panoptic: things between stuff, so that neither kind of id is contiguous.
 CATEGORIES = [{"id": 3, "name": "cat"}, {"id": 8, "name": "dog"}]
@@ -155,6 +162,41 @@ def test_written_results_have_the_ids_of_the_data_set(make_dataset, tmp_path):
     written = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     assert [entry["category_id"] for entry in written] == [3, 3, 3]
     assert [entry["bbox"] for entry in written][1] == [0.0, 30.0, 5.0, 5.0]
+
+
+def test_faster_coco_eval_by_config(make_dataset):
+    cfg = get_cfg()
+    add_eomt_config(cfg)
+    cfg.TEST.COCO_EVALUATOR = "faster_coco_eval"
+    name = make_dataset(TWO_CATS, evaluator_type="coco")
+    evaluator = build_evaluator(cfg, name)
+    with mock.patch.object(
+        faster_coco_eval, "COCOeval_faster", wraps=faster_coco_eval.COCOeval_faster
+    ) as used:
+        results = evaluate(evaluator, THREE_DETECTIONS)
+    assert [call.args[2] for call in used.call_args_list] == ["segm", "bbox"]
+    for task in ("segm", "bbox"):
+        assert results[task]["AP"] == pytest.approx(AP, abs=1e-3)
+        assert results[task]["AP50"] == pytest.approx(AP50, abs=1e-3)
+
+
+def test_a_missing_package_is_noticed_before_the_model_runs(make_dataset, monkeypatch):
+    name = make_dataset(TWO_CATS)
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(UserError, match="faster_coco_eval.*`pip install faster-coco-eval`"):
+        InstanceEvaluator(name, coco_evaluator="faster_coco_eval")
+
+
+def test_results_are_those_of_detectron2_and_masks_are_not_kept():
+    random = np.random.default_rng(0)
+    instances = Instances((40, 60))
+    instances.pred_masks = torch.from_numpy(random.random((5, 40, 60)) < 0.3)
+    instances.pred_boxes = Boxes(torch.from_numpy(random.uniform(0, 40, (5, 4)).astype("f4")))
+    instances.pred_classes = torch.tensor([3, 0, 1, 1, 2])
+    instances.scores = torch.linspace(0.9, 0.1, 5)
+    assert coco_results(instances, 139) == instances_to_coco_json(instances, 139)
+    instances.remove("pred_masks")
+    assert coco_results(instances, 139) == instances_to_coco_json(instances, 139)
 
 
 def test_mistakes_are_named(make_dataset, register):

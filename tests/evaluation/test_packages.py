@@ -17,6 +17,7 @@ def test_gives_the_official_module():
     [
         ("panopticapi.evaluation", "python tools/install_detectron2.py"),
         ("cityscapesscripts.helpers.labels", "pip install cityscapesscripts"),
+        ("faster_coco_eval", "pip install faster-coco-eval"),
     ],
 )
 def test_missing_package_names_the_command(monkeypatch, name, command):
