@@ -69,7 +69,9 @@ class InstanceEvaluator(COCOEvaluator):
     """AP of masks and boxes on a data set with a COCO instances JSON.
 
     Computed by the official pycocotools, or by faster-coco-eval, which gives the same numbers.
-    Masks are kept as run lengths. Differs from Detectron2's evaluator, which it extends: thing ids need not be contiguous
+    Masks are kept as run lengths.
+
+    Differs from Detectron2's evaluator, which it extends: thing ids need not be contiguous
     (ADE20K panoptic has things between stuff) nor the only entries of ``thing_classes``
     (Detectron2's COCO panoptic metadata lists all classes there), a model without a single
     detection gets 0 instead of no result, and no compiled code of Detectron2 is used. All ranks

@@ -125,11 +125,11 @@ def draw_panoptic(
         for band, label in enumerate(random.choice(stuff, 4, replace=False).tolist()):
             segment = 4096 + band
             classes[segment] = things + label
-            # Bands end in waves, at other heights in the prediction.
-            edge = size[0] * band / 4 + 10 * np.sin(np.arange(size[1]) / 20)
-            rows = np.arange(size[0])[:, None]
-            truth[rows >= edge] = segment
-            predicted[rows >= edge + 5] = segment
+            # Bands end in waves, somewhat lower in the prediction.
+            edge = band / 4 + 0.02 * np.sin(np.arange(size[1]) / 20)
+            heights = np.arange(size[0])[:, None] / size[0]
+            truth[heights >= edge] = segment
+            predicted[heights >= edge + 0.02] = segment
         for number in range(random.poisson(objects)):
             star = _star(random, size)
             classes[number + 1] = int(random.integers(things))
@@ -153,10 +153,11 @@ def draw_panoptic(
 
 
 def _star(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """(24, 2) corners x, y of a shape somewhere in the image, with a radius of 3 to 200 pixels."""
+    """(24, 2) corners x, y of a shape somewhere in the image, with a radius from 3 pixels to 0.4
+    times the shorter side."""
     height, width = size
     angles = np.linspace(0, 2 * np.pi, CORNERS, endpoint=False)
-    radius = np.exp(random.uniform(np.log(3), np.log(200)))
+    radius = np.exp(random.uniform(np.log(3), np.log(0.4 * min(size))))
     radii = radius * random.uniform(0.7, 1.3, CORNERS)
     centre = random.uniform((0, 0), (width, height))
     corners = centre + radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,16 +1,22 @@
+import copy
 import json
 import math
+import tempfile
+import threading
+import weakref
+from pathlib import Path
 
 import numpy as np
+import panopticapi.evaluation
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from panopticapi.evaluation import pq_compute
 from panopticapi.utils import id2rgb
 from PIL import Image
 
 from eomt_d2.errors import UserError
-from eomt_d2.evaluation import PanopticEvaluator
-from eomt_d2.evaluation import panoptic as panoptic_module
+from eomt_d2.evaluation import PanopticEvaluator, background
 
 # Things and stuff are interleaved, and no id is its contiguous one.
 CATEGORIES = [
@@ -128,9 +134,70 @@ def test_perfect_prediction(make_dataset):
     assert [metrics[k] for k in ("PQ", "SQ", "RQ", "PQ_th", "PQ_st")] == [100.0] * 5
 
 
-def test_one_process_per_core_gives_the_same(make_dataset, monkeypatch):
-    monkeypatch.setattr(panoptic_module, "_MIN_IMAGES_FOR_POOL", 0)
-    assert evaluate(make_dataset(), PREDICTED) == pytest.approx(EXPECTED, abs=1e-3, nan_ok=True)
+def test_label_maps_of_panoptic_deeplab(make_dataset):
+    """Detectron2's own models may give class * label_divisor + instance, -1 where void; here the
+    predictions of ``PREDICTED`` in that form."""
+    name = make_dataset()
+    MetadataCatalog.get(name).label_divisor = 1000
+    labels = [rows((3, 0), (7, 1000)), rows((5, 0), (5, 1))]
+    # Data sets of such models have class indices as category ids.
+    content = json.loads(Path(MetadataCatalog.get(name).panoptic_json).read_text())
+    assert [c["id"] for c in content["categories"]] == [10, 20, 70, 90]
+    outputs = [{"panoptic_seg": (torch.from_numpy(ids), None)} for ids in labels]
+    metrics = evaluate(name, outputs)
+    assert metrics == pytest.approx(EXPECTED, abs=1e-3, nan_ok=True)
+    assert outputs[0]["panoptic_seg"][0].tolist() == rows((3, 0), (7, 1000)).tolist()
+
+
+def test_no_more_images_are_held_than_are_being_compared(make_dataset, monkeypatch):
+    """Neither their maps nor files: with one thread at most one that runs and one that waits."""
+    name = make_dataset()
+    monkeypatch.setattr(tempfile, "tempdir", str(Path(MetadataCatalog.get(name).panoptic_root)))
+    monkeypatch.setattr(background, "threads_of_this_process", lambda: 1)
+    evaluator = PanopticEvaluator(name)
+    noise = np.where(np.random.default_rng(0).random((10, 10)) < 0.5, 1, 2).astype(np.int32)
+    copies = []
+    to = torch.Tensor.to
+
+    def watched(tensor, *args, **kwargs):
+        result = to(tensor, *args, **kwargs)
+        copies.append(weakref.ref(result))
+        return result
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    for _ in range(20):
+        evaluator.process(INPUTS[:1], [output(noise, (1, CAT, True), (2, SKY, False))])
+        assert len(list(Path(tempfile.gettempdir()).glob("*.ppm"))) <= 1
+        # One more is the name "ids" of the loop.
+        assert sum(reference() is not None for reference in copies) <= 3
+    evaluator._work.results()
+    assert not list(Path(tempfile.gettempdir()).glob("*.ppm"))
+    assert len(copies) == 20
+
+
+def test_what_the_model_does_afterwards_to_its_result_does_not_matter(make_dataset, monkeypatch):
+    """The comparison, here delayed, has a copy."""
+    evaluator = PanopticEvaluator(make_dataset())
+    proceed = threading.Event()
+    compare = evaluator._compare
+    monkeypatch.setattr(
+        evaluator, "_compare", lambda *arguments: proceed.wait(60) and compare(*arguments)
+    )
+    results = copy.deepcopy(PREDICTED)
+    for entry, result in zip(INPUTS, results, strict=True):
+        evaluator.process([entry], [result])
+        result["panoptic_seg"][0].fill_(1)
+        result["panoptic_seg"][1].clear()
+    proceed.set()
+    metrics = evaluator.evaluate()["panoptic_seg"]
+    assert metrics == pytest.approx(EXPECTED, abs=1e-3, nan_ok=True)
+
+
+def test_panopticapi_says_nothing_and_others_are_heard(make_dataset, capsys):
+    evaluate(make_dataset(), PREDICTED)
+    assert capsys.readouterr().out == ""
+    panopticapi.evaluation.pq_compute_single_core(0, [], "", "", {})
+    assert "all 0 images processed" in capsys.readouterr().out
 
 
 def test_written_predictions_give_the_same_to_panopticapi(make_dataset, tmp_path):
@@ -173,5 +240,10 @@ def test_mistakes_are_named(make_dataset):
         evaluate(name, PREDICTED[:1])
     with pytest.raises(UserError, match="predicts thing class 1, which panoptic_data"):
         evaluate(name, [output(rows((10, 1)), (1, SKY, True))])
+    with pytest.raises(KeyError, match="segment with ID 3 is presented in PNG and not"):
+        evaluate(name, [output(rows((10, 3)), (1, CAT, True)), PREDICTED[1]])
     with pytest.raises(UserError, match="needs 'panoptic_seg'.*PANOPTIC_ON"):
         evaluate(name, [{"sem_seg": None}])
+    (Path(MetadataCatalog.get(name).panoptic_root) / "11.png").unlink()
+    with pytest.raises(UserError, match="ground truth .*11.png of panoptic_data is missing"):
+        evaluate(name, PREDICTED)
