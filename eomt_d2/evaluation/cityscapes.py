@@ -27,6 +27,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from eomt_d2.errors import UserError
+from eomt_d2.evaluation.background import BackgroundWork
 from eomt_d2.evaluation.outputs import required_output, semantic_labels_of
 from eomt_d2.evaluation.packages import evaluation_module
 from eomt_d2.evaluation.panoptic import PanopticEvaluator
@@ -48,7 +49,8 @@ class CityscapesPanopticEvaluator(PanopticEvaluator):
 
 
 class _CityscapesEvaluator(DatasetEvaluator, abc.ABC):
-    """Collects encoded predictions; the main process writes them out for the official script.
+    """Collects predictions as PNGs, which are made in the background; the main process writes them
+    out for the official script.
 
     Args:
         dataset_name: a registered data set; its metadata has ``gt_dir``, the folder that holds
@@ -65,20 +67,27 @@ class _CityscapesEvaluator(DatasetEvaluator, abc.ABC):
         self._labels = evaluation_module("cityscapesscripts.helpers.labels")
         self._metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
+        self._work: BackgroundWork | None = None
         self.reset()
 
     def reset(self) -> None:
-        self._predictions: list[tuple[str, Any]] = []
+        if self._work is not None:
+            self._work.stop()
+        self._work = BackgroundWork()
 
     def process(self, inputs, outputs) -> None:
         for entry, output in zip(inputs, outputs, strict=True):
             # <city>_<sequence>_<frame>, the part that all files of a frame share.
             frame = os.path.basename(entry["file_name"]).replace("_leftImg8bit.png", "")
-            self._predictions.append((frame, self._encode(output)))
+            self._work.submit(self._prediction, frame, self._read(output))
+
+    def _prediction(self, frame: str, read: Any) -> tuple[str, Any]:
+        return frame, self._encode(read)
 
     def evaluate(self) -> OrderedDict | None:
+        results = self._work.results()
         comm.synchronize()
-        gathered = comm.gather(self._predictions)
+        gathered = comm.gather(results)
         if not comm.is_main_process():
             return None
         predictions = list(itertools.chain.from_iterable(gathered))
@@ -106,8 +115,12 @@ class _CityscapesEvaluator(DatasetEvaluator, abc.ABC):
                 return self._run(files, truth_files, arguments)
 
     @abc.abstractmethod
-    def _encode(self, output: dict) -> Any:
-        """One image's prediction in a form that is cheap to gather."""
+    def _read(self, output: dict) -> Any:
+        """One image's prediction, on the CPU, as a copy of what the model gave."""
+
+    @abc.abstractmethod
+    def _encode(self, read: Any) -> Any:
+        """What :meth:`_read` gave, in a form that is cheap to gather; runs in a thread."""
 
     @abc.abstractmethod
     def _write(self, prediction: Any, frame: str, folder: str) -> str:
@@ -129,13 +142,17 @@ class CityscapesSemanticEvaluator(_CityscapesEvaluator):
     script = "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling"
     truth_suffix = "gtFine_labelIds.png"
 
-    def _encode(self, output: dict) -> bytes:
+    def _read(self, output: dict) -> np.ndarray:
+        num_classes = sum(not label.ignoreInEval for label in self._labels.labels)
+        classes = semantic_labels_of(output, num_classes, self._dataset_name)
+        return classes.to(torch.uint8).numpy()
+
+    def _encode(self, read: np.ndarray) -> bytes:
         evaluated = [label for label in self._labels.labels if not label.ignoreInEval]
         label_ids = np.zeros(len(evaluated), dtype=np.uint8)
         for label in evaluated:
             label_ids[label.trainId] = label.id
-        classes = semantic_labels_of(output, len(evaluated), self._dataset_name)
-        return _png(label_ids[classes.numpy()])
+        return _png(Image.fromarray(label_ids[read]))
 
     def _write(self, prediction: bytes, frame: str, folder: str) -> str:
         path = os.path.join(folder, f"{frame}.png")
@@ -171,17 +188,21 @@ class CityscapesInstanceEvaluator(_CityscapesEvaluator):
     script = "cityscapesscripts.evaluation.evalInstanceLevelSemanticLabeling"
     truth_suffix = "gtFine_instanceIds.png"
 
-    def _encode(self, output: dict) -> list[tuple[bytes, int, float]]:
-        instances = required_output(output, "instances", self._dataset_name).to("cpu")
+    def _read(self, output: dict) -> tuple[np.ndarray, int, list[int], list[float]]:
+        """Masks with 8 pixels to the byte, their width, label ids and scores."""
+        instances = required_output(output, "instances", self._dataset_name)
+        masks = instances.pred_masks.to(device="cpu", dtype=torch.bool).numpy()
         label_ids = [self._labels.name2label[name].id for name in self._metadata.thing_classes]
+        ids = [label_ids[index] for index in instances.pred_classes.tolist()]
+        return np.packbits(masks, axis=2), masks.shape[2], ids, instances.scores.tolist()
+
+    def _encode(
+        self, read: tuple[np.ndarray, int, list[int], list[float]]
+    ) -> list[tuple[bytes, int, float]]:
+        packed, width, ids, scores = read
         return [
-            (_png(mask.to(torch.bool).numpy()), label_ids[index], score)
-            for mask, index, score in zip(
-                instances.pred_masks,
-                instances.pred_classes.tolist(),
-                instances.scores.tolist(),
-                strict=True,
-            )
+            (_png(Image.frombytes("1", (width, len(mask)), mask.tobytes())), label_id, score)
+            for mask, label_id, score in zip(packed, ids, scores, strict=True)
         ]
 
     def _write(self, prediction: list[tuple[bytes, int, float]], frame: str, folder: str) -> str:
@@ -216,9 +237,9 @@ class CityscapesInstanceEvaluator(_CityscapesEvaluator):
         return OrderedDict(segm=metrics)
 
 
-def _png(image: np.ndarray) -> bytes:
+def _png(image: Image.Image) -> bytes:
     with io.BytesIO() as buffer:
-        Image.fromarray(image).save(buffer, format="PNG")
+        image.save(buffer, format="PNG")
         return buffer.getvalue()
 
 

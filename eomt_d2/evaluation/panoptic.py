@@ -99,12 +99,15 @@ class PanopticEvaluator(DatasetEvaluator):
             ``panoptic_root``, ``thing_dataset_id_to_contiguous_id`` and
             ``stuff_dataset_id_to_contiguous_id``.
         output_folder: where ``predictions.json`` is written; None writes nothing.
+        threads: that compare in the background; None means this process's share of the cores.
     """
 
     required_metadata = "panoptic_json"
     evaluation_module = "panopticapi.evaluation"
 
-    def __init__(self, dataset_name: str, output_folder: str | None = None) -> None:
+    def __init__(
+        self, dataset_name: str, output_folder: str | None = None, threads: int | None = None
+    ) -> None:
         self._pq = _silent_copy(evaluation_module(self.evaluation_module))
         self._dataset_name = dataset_name
         self._metadata = metadata = MetadataCatalog.get(dataset_name)
@@ -116,13 +119,14 @@ class PanopticEvaluator(DatasetEvaluator):
             self._truth = json.load(file)
         self._categories = {entry["id"]: entry for entry in self._truth["categories"]}
         self._truth_of = {entry["image_id"]: entry for entry in self._truth["annotations"]}
+        self._threads = threads
         self._work: BackgroundWork | None = None
         self.reset()
 
     def reset(self) -> None:
         if self._work is not None:
             self._work.stop()
-        self._work = BackgroundWork()
+        self._work = BackgroundWork(self._threads)
 
     def process(self, inputs, outputs) -> None:
         for entry, output in zip(inputs, outputs, strict=True):

@@ -110,11 +110,14 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
         dataset_name: a registered data set whose entries have ``sem_seg_file_name`` and whose
             metadata has ``stuff_classes`` (all K semantic classes) and ``ignore_label``.
         output_folder: accepted like every evaluator's; nothing is written.
+        threads: that compare in the background; None means this process's share of the cores.
     """
 
     required_metadata = "sem_seg_root"
 
-    def __init__(self, dataset_name: str, output_folder: str | None = None) -> None:
+    def __init__(
+        self, dataset_name: str, output_folder: str | None = None, threads: int | None = None
+    ) -> None:
         metadata = MetadataCatalog.get(dataset_name)
         self._dataset_name = dataset_name
         self._class_names = list(metadata.stuff_classes)
@@ -123,6 +126,7 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
             entry["file_name"]: entry.get("sem_seg_file_name")
             for entry in DatasetCatalog.get(dataset_name)
         }
+        self._threads = threads
         self._work: BackgroundWork | None = None
         self._lock = threading.Lock()
         self.reset()
@@ -130,7 +134,7 @@ class SemanticSegmentationEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         if self._work is not None:
             self._work.stop()
-        self._work = BackgroundWork()
+        self._work = BackgroundWork(self._threads)
         self._confusion = np.zeros((len(self._class_names),) * 2, dtype=np.int64)
 
     def process(self, inputs, outputs) -> None:

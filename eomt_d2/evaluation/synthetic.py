@@ -5,15 +5,29 @@ objects; their sizes cover COCO's small, medium and large. A prediction is its g
 displaced and scaled a little, sometimes of the wrong class.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from panopticapi.utils import id2rgb
+from PIL import Image
 from pycocotools import mask as mask_util
 
-__all__ = ["PanopticImage", "draw_instances", "draw_panoptic"]
+__all__ = [
+    "STUFF",
+    "THINGS",
+    "PanopticImage",
+    "draw_instances",
+    "draw_panoptic",
+    "register_panoptic",
+]
 
+# COCO's numbers of classes.
+THINGS, STUFF = 80, 53
 CORNERS = 24
 
 
@@ -38,7 +52,7 @@ def draw_instances(
     images: int,
     detections: int = 100,
     objects: int = 8,
-    classes: int = 80,
+    classes: int = THINGS,
     size: tuple[int, int] = (480, 640),
 ) -> tuple[dict, list[dict]]:
     """Draw a data set of instances and the detections of a model.
@@ -103,8 +117,8 @@ def draw_panoptic(
     seed: int,
     images: int,
     objects: int = 8,
-    things: int = 80,
-    stuff: int = 53,
+    things: int = THINGS,
+    stuff: int = STUFF,
     size: tuple[int, int] = (480, 640),
 ) -> Iterator[PanopticImage]:
     """Draw pairs of panoptic ground truth and prediction: stars on four bands of stuff.
@@ -150,6 +164,67 @@ def draw_panoptic(
                 if segment
             },
         )
+
+
+def register_panoptic(
+    name: str, images: Sequence[PanopticImage], number: int, folder: Path
+) -> None:
+    """Write panoptic and semantic ground truth and register it as a data set.
+
+    Args:
+        name: of the data set.
+        images: of :func:`draw_panoptic`, with its default numbers of classes.
+        number: of images that the data set lists, with ids 0, 1, ... and file names ``<id>.jpg``;
+            if there are more than ``images``, these repeat.
+        folder: is made, for the files.
+    """
+    folder.mkdir()
+    infos = []
+    for index, image in enumerate(images):
+        Image.fromarray(id2rgb(image.truth)).save(folder / f"{index}.png")
+        lookup = np.full(image.truth.max() + 1, 255, dtype=np.uint8)
+        lookup[list(image.truth_classes)] = list(image.truth_classes.values())
+        Image.fromarray(lookup[image.truth]).save(folder / f"{index}_semantic.png")
+        areas = dict(zip(*np.unique(image.truth, return_counts=True), strict=True))
+        infos.append(
+            [
+                {"id": i, "category_id": c, "area": int(areas[i]), "iscrowd": 0}
+                for i, c in image.truth_classes.items()
+            ]
+        )
+    names = [f"class {i}" for i in range(THINGS + STUFF)]
+    content = {
+        "images": [{"id": i} for i in range(number)],
+        "annotations": [
+            {
+                "image_id": i,
+                "file_name": f"{i % len(images)}.png",
+                "segments_info": infos[i % len(images)],
+            }
+            for i in range(number)
+        ],
+        "categories": [
+            {"id": i, "name": name, "isthing": int(i < THINGS)} for i, name in enumerate(names)
+        ],
+    }
+    (folder / "panoptic.json").write_text(json.dumps(content))
+    entries = [
+        {
+            "file_name": f"{i}.jpg",
+            "image_id": i,
+            "sem_seg_file_name": str(folder / f"{i % len(images)}_semantic.png"),
+        }
+        for i in range(number)
+    ]
+    DatasetCatalog.register(name, lambda: entries)
+    MetadataCatalog.get(name).set(
+        panoptic_json=str(folder / "panoptic.json"),
+        panoptic_root=str(folder),
+        thing_dataset_id_to_contiguous_id={i: i for i in range(THINGS)},
+        stuff_dataset_id_to_contiguous_id={i: i for i in range(THINGS, THINGS + STUFF)},
+        stuff_classes=names,
+        ignore_label=255,
+    )
 
 
 def _star(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
