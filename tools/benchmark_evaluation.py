@@ -47,7 +47,6 @@ from eomt_d2.evaluation.average_precision import COCO_EVALUATORS, average_precis
 from eomt_d2.evaluation.background import available_cores
 from eomt_d2.evaluation.instance import coco_results
 from eomt_d2.evaluation.synthetic import (
-    STUFF,
     THINGS,
     PanopticImage,
     draw_instances,

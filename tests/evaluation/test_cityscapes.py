@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import json
 import math
 import sys
@@ -201,6 +202,21 @@ def test_instance_by_hand(instance):
     metrics = evaluate(cityscapes.CityscapesInstanceEvaluator(instance), instance, output)["segm"]
     expected = {"AP": 75.0, "AP50": 100.0, "AP-car": 100.0, "AP-person": 50.0}
     assert {key: metrics[key] for key in expected} == pytest.approx(expected)
+
+
+def test_masks_of_any_width_become_the_same_pngs(instance):
+    """In between they have 8 pixels to the byte; here the last byte of a row has 5."""
+    masks = torch.rand(3, 20, 29) < 0.5
+    result = Instances((20, 29), pred_masks=masks, pred_classes=torch.tensor([0, 2, 1]))
+    result.scores = torch.tensor([0.75, 0.5, 0.25])
+    evaluator = cityscapes.CityscapesInstanceEvaluator(instance)
+    evaluator.process([{"file_name": f"{FRAME}_leftImg8bit.png"}], [{"instances": result}])
+    ((frame, encoded),) = evaluator._work.results()
+    assert frame == FRAME
+    for mask, (png, _, _) in zip(masks, encoded, strict=True):
+        assert np.array_equal(np.array(Image.open(io.BytesIO(png))), mask.numpy())
+    # person, car, rider
+    assert [entry[1:] for entry in encoded] == [(24, 0.75), (26, 0.5), (25, 0.25)]
 
 
 def test_panoptic_perfect_and_by_hand(panoptic):
