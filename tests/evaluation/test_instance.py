@@ -106,6 +106,13 @@ def test_mask_area_decides_about_small_and_medium(make_dataset):
     metrics = evaluate(InstanceEvaluator(make_dataset(truth)), predicted)["segm"]
     assert metrics["APs"] == pytest.approx(50.4950, abs=1e-3)  # one of two small ones: 51/101
     assert math.isnan(metrics["APm"])
+    # Of a false one the area of its own decides, and it is small too: precision 1/2 at the
+    # recalls 0 ... 0.50.
+    corners = box_mask(0, 34, 6, 6) | box_mask(34, 0, 6, 6)
+    predicted = detections((CAT, 0.95, 0, 0, 40, 40), (CAT, 0.9, 0, 0, 40, 40))
+    predicted["instances"].pred_masks = torch.from_numpy(np.stack([corners, mask])).bool()
+    metrics = evaluate(InstanceEvaluator("instance_data"), predicted)["segm"]
+    assert metrics["APs"] == pytest.approx(25.2475, abs=1e-3)
 
 
 def test_perfect_detections_and_an_ignored_crowd(make_dataset):
