@@ -15,8 +15,8 @@ compared with the first:
   semantic     our evaluator with each number of threads
 
 Beside the whole time: what the thread of the inference loop has to do itself, in CPU time, and the
-time by which the loop gets longer, which without --network-ms is mostly waiting for the threads; and
-the memory that was used on top of what was there before, at its peak (on Linux; of this process
+time by which the loop gets longer, which without --network-ms is mostly waiting for the threads;
+and the memory that was used on top of what was there before, at its peak (on Linux; of this process
 alone).
 """
 
@@ -152,9 +152,10 @@ def build_ways(task: str, args: argparse.Namespace, folder: Path) -> tuple[dict[
     ours = SemanticSegmentationEvaluator if task == "semantic" else PanopticEvaluator
     for threads in args.threads:
         ways[f"{threads} threads"] = functools.partial(ours, threads=threads)
+    outputs = map_results(images)
     return {
         title: functools.partial(
-            run_maps, images, args.images, args.network_ms / 1e3, functools.partial(build, name)
+            run_maps, outputs, args.images, args.network_ms / 1e3, functools.partial(build, name)
         )
         for title, build in ways.items()
     }, args.images
@@ -192,17 +193,21 @@ def run_masks(encode: Callable[[Instances, int], list[dict]], results: list[Inst
     return Run(own, seconds, seconds, {"strings": hash(tuple(strings))})
 
 
-def run_maps(
-    images: list[PanopticImage], number: int, network: float, build: Callable[[], DatasetEvaluator]
-) -> Run:
-    """An inference loop, whose network waits, with an evaluator."""
+def map_results(images: list[PanopticImage]) -> list[tuple[np.ndarray, dict[int, int], np.ndarray]]:
+    """Of each image the predicted segment ids, their classes, and a class for every pixel."""
     outputs = []
     for image in images:
-        segments = image.predicted_classes.items()
         # Void, which a semantic result does not have, is given to some class.
         lookup = np.full(image.predicted.max() + 1, THINGS)
         lookup[list(image.predicted_classes)] = list(image.predicted_classes.values())
-        outputs.append((image.predicted, segments, lookup[image.predicted]))
+        outputs.append((image.predicted, image.predicted_classes, lookup[image.predicted]))
+    return outputs
+
+
+def run_maps(
+    outputs: list[tuple], number: int, network: float, build: Callable[[], DatasetEvaluator]
+) -> Run:
+    """An inference loop, whose network waits, with an evaluator."""
     evaluator = build()
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator.reset()
@@ -210,7 +215,7 @@ def run_maps(
         for image_id in range(number):
             time.sleep(network)
             ids, segments, labels = outputs[image_id % len(outputs)]
-            info = [{"id": i, "category_id": c, "isthing": c < THINGS} for i, c in segments]
+            info = [{"id": i, "category_id": c, "isthing": c < THINGS} for i, c in segments.items()]
             result = {
                 "panoptic_seg": (torch.from_numpy(ids), info),
                 "sem_seg_labels": torch.from_numpy(labels),
