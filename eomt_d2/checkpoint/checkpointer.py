@@ -43,7 +43,8 @@ class Checkpointer(DetectionCheckpointer):
     training resumes, everything must fit.
 
     Attributes:
-        last_path: the checkpoint that was saved last, or that a training resumed from; "" if none.
+        last_path: the checkpoint that was saved last, by the main process for all, or that a
+            training resumed from; "" if none.
 
     Args:
         model: a model, wrapped by DDP or not.
@@ -153,16 +154,17 @@ class Checkpointer(DetectionCheckpointer):
         A file appears under its name only when it is complete, so an interruption never leaves a
         damaged checkpoint behind.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
             return
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.last_path = os.path.join(self.save_dir, f"{name}.pth")
+        if not self.save_to_disk:
+            return
         if "://" in self.save_dir:
             super().save(name, **kwargs)
-        else:
-            states = {key: object.state_dict() for key, object in self.checkpointables.items()}
-            self._write(path, {**states, **kwargs})
-            self.tag_last_checkpoint(f"{name}.pth")
-        self.last_path = path
+            return
+        states = {key: object.state_dict() for key, object in self.checkpointables.items()}
+        self._write(self.last_path, {**states, **kwargs})
+        self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
         """Write ``<save_dir>/<name>.pth`` with the weights alone, which nothing resumes from.
@@ -203,11 +205,25 @@ class Checkpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write down which file ``--resume`` continues from."""
-        if "://" in self.save_dir:
-            super().tag_last_checkpoint(last_filename_basename)
+        self.write_text("last_checkpoint", last_filename_basename)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file beside the checkpoints, whole or not at all."""
+        path = os.path.join(self.save_dir, name)
+        if "://" in path:
+            with self.path_manager.open(path, "w") as file:
+                file.write(text)
             return
-        with AtomicFile(os.path.join(self.save_dir, "last_checkpoint")) as file:
-            file.write(last_filename_basename.encode())
+        with AtomicFile(path) as file:
+            file.write(text.encode())
+
+    def read_text(self, name: str) -> str:
+        """What a file beside the checkpoints holds; "" if there is none."""
+        path = os.path.join(self.save_dir, name)
+        if not self.path_manager.isfile(path):
+            return ""
+        with self.path_manager.open(path) as file:
+            return file.read()
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = self._content_read or read_weights(filename)
