@@ -135,6 +135,10 @@ class TrainStep(SimpleTrainer):
         else:
             self._note_skipped_step(reports, batch)
 
+    def end_workers(self) -> None:
+        """End the loader's processes, before they end by themselves and that is an error."""
+        self._batches = None
+
     def _note_skipped_step(self, reports: Sequence[StepReport], batch: list[dict]) -> None:
         self.skipped_steps += 1
         is_last = self.skipped_steps >= self._max_skipped_steps

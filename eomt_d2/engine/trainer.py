@@ -203,6 +203,7 @@ class Trainer(DefaultTrainer):
         return f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
 
     def _leave(self, interruption: Interrupted) -> None:
+        self._trainer.end_workers()
         if comm.is_main_process():
             self.save_complete_iteration()
         if interruption.by_all:
