@@ -216,7 +216,8 @@ def test_hooks_log_and_anneal_before_saving_and_evaluating(tmp_path):
         "LearningRateLogger",
         "MaskAnnealingHook",
         "LRScheduler",
-        "PeriodicCheckpointer",
+        "InterruptionHook",
+        "PeriodicCheckpoint",
         "EvalHook",
         "PeriodicWriter",
     ]
@@ -314,41 +315,6 @@ def test_resumes_alike_where_detectron2_saves_its_own_step(tmp_path, uninterrupt
 def test_resume_without_a_checkpoint_starts_anew(tmp_path, uninterrupted):
     _, seen = train(config(tmp_path / "empty"), resume=True, stop_after=2)
     assert seen.rates == uninterrupted[1].rates[:2]
-
-
-def scaled_config(num_workers, **annealing):
-    cfg = get_cfg()
-    add_eomt_config(cfg)
-    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
-    cfg.SOLVER.IMS_PER_BATCH = 16
-    cfg.SOLVER.MAX_ITER = 9000
-    for key, value in annealing.items():
-        cfg.MODEL.MASK_FORMER.MASK_ANNEALING[key] = value
-    cfg.freeze()
-    return Trainer.auto_scale_workers(cfg, num_workers)
-
-
-def test_worker_scaling_covers_warm_ups_and_windows():
-    cfg = scaled_config(4, SCHEDULE="iterations", STARTS=[1500, 3000], ENDS=[3000, 4501])
-    assert cfg.SOLVER.IMS_PER_BATCH == 8
-    assert cfg.SOLVER.BASE_LR == 5e-5
-    assert cfg.SOLVER.MAX_ITER == 18000
-    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (1000, 2000)
-    annealing = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
-    assert (annealing.STARTS, annealing.ENDS) == ([3000, 6000], [6000, 9002])
-    assert cfg.is_frozen()
-
-
-def test_worker_scaling_leaves_fractions_alone():
-    cfg = scaled_config(16, SCHEDULE="fractions", STARTS=[0.1], ENDS=[0.3])
-    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (250, 500)
-    assert cfg.MODEL.MASK_FORMER.MASK_ANNEALING.STARTS == [0.1]
-
-
-def test_no_worker_scaling_without_a_reference():
-    cfg = get_cfg()
-    add_eomt_config(cfg)
-    assert Trainer.auto_scale_workers(cfg, 4) is cfg
 
 
 def test_what_a_model_refuses_is_a_mistake_of_the_user():
