@@ -7,6 +7,13 @@ import pytest
 
 from eomt_d2.engine import interruption
 from eomt_d2.engine.interruption import SIGNALS, Interrupted, SignalWatch
+from tests.engine.tiny_training import (
+    ITERATIONS,
+    TinyTrainer,
+    assert_same_training,
+    config,
+    train,
+)
 
 
 @pytest.fixture
@@ -106,3 +113,60 @@ def test_threads_cannot_listen(watch):
     thread.start()
     thread.join()
     assert inside == before
+
+
+class Signalled(TinyTrainer):
+    """Gets a signal in an iteration, or in its first evaluation."""
+
+    at = None
+
+    def run_step(self):
+        super().run_step()
+        if self.iter == self.at:
+            send(signal.SIGUSR1)
+
+    @classmethod
+    def test(cls, cfg, model, evaluators=None):
+        if cls.at is None:
+            send(signal.SIGTERM)
+        return {"task": {"metric": 1.0}}
+
+
+def leave(cfg, iteration):
+    trainer = type("Signalled", (Signalled,), {"at": iteration})(cfg)
+    with pytest.raises(Interrupted) as raised:
+        trainer.train()
+    return trainer, raised.value
+
+
+def last_checkpoint(folder):
+    return (folder / "last_checkpoint").read_text()
+
+
+@pytest.mark.parametrize("iteration", [0, 7])
+def test_a_training_ends_after_the_iteration_that_sees_the_signal(tmp_path, iteration):
+    # The signal came when the iteration had already told the others, so the next one sees it.
+    _, interruption = leave(config(tmp_path / "parts"), iteration)
+    assert (interruption.code, interruption.by_all) == (128 + signal.SIGUSR1, True)
+    assert last_checkpoint(tmp_path / "parts") == f"model_{iteration + 1:07d}.pth"
+    whole, seen = train(config(tmp_path / "whole"))
+    resumed, rest = train(config(tmp_path / "parts"), resume=True, first_batch=iteration + 2)
+    assert rest.rates == seen.rates[iteration + 2 :]
+    assert_same_training(resumed, whole)
+
+
+def test_an_evaluation_is_left_at_once(tmp_path):
+    cfg = config(tmp_path)
+    cfg.TEST.EVAL_PERIOD = 5
+    _, interruption = leave(cfg, None)
+    assert (interruption.name, interruption.by_all) == ("SIGTERM", False)
+    assert last_checkpoint(tmp_path) == "model_0000004.pth"
+
+
+def test_after_the_last_iteration_only_the_evaluation_is_left_out(tmp_path):
+    trainer, _ = leave(config(tmp_path), ITERATIONS - 1)
+    assert last_checkpoint(tmp_path) == "model_final.pth"
+    assert not hasattr(trainer, "_last_eval_results")
+    # Resumed, there is nothing left to do but the evaluation.
+    resumed, seen = train(config(tmp_path), resume=True)
+    assert seen.rates == []
