@@ -127,8 +127,8 @@ def shield_worker(worker_id: int) -> None:
     A terminal sends SIGINT, and SLURM its signals, to every process. Workers that ended at once
     would take the iteration with them, after which the training wants to save; it ends them itself.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "SIGUSR1"):
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1", "SIGUSR2"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_PERIOD))

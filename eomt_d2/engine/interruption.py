@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-    if hasattr(signal, name)  # Windows has no SIGUSR1.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+    if hasattr(signal, name)  # Windows lacks the last two.
 )
 
 # One Ctrl-C under torchrun reaches a process twice: from the terminal and from torchrun.
