@@ -19,8 +19,6 @@ def iteration_of(name: str) -> int | None:
 
 def numbered_names(names: Iterable[str]) -> list[str]:
     """Those of some file names that name an iteration, the oldest first."""
-    numbered = {name: iteration_of(name) for name in names}
-    return sorted(
-        (name for name, iteration in numbered.items() if iteration is not None),
-        key=lambda name: numbered[name],
-    )
+    found = [(iteration_of(name), name) for name in names]
+    numbered = [(iteration, name) for iteration, name in found if iteration is not None]
+    return [name for _, name in sorted(numbered)]

@@ -3,7 +3,8 @@
 Detectron2's samplers of the same names can only be entered at their beginning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -92,12 +93,13 @@ class RepeatedOrder(ImageOrder):
         return number, position
 
 
-def build_image_order(cfg: CfgNode, dataset: Sequence[dict]) -> ImageOrder:
+def build_image_order(cfg: CfgNode, dataset: Any) -> ImageOrder:
     """The order that ``DATALOADER.SAMPLER_TRAIN`` names.
 
     Args:
-        dataset: images in Detectron2's dataset format; only their number counts, and for
-            "RepeatFactorTrainingSampler" the categories of their segments.
+        dataset: list or map-style PyTorch ``Dataset`` of images in Detectron2's dataset format;
+            only their number counts, and for "RepeatFactorTrainingSampler" the categories of their
+            segments.
 
     Raises:
         UserError: the name is unknown, or the order needs what is not there.
@@ -121,7 +123,7 @@ def build_image_order(cfg: CfgNode, dataset: Sequence[dict]) -> ImageOrder:
     )
 
 
-def _repeat_factors(cfg: CfgNode, dataset: Sequence[dict]) -> Sequence[float]:
+def _repeat_factors(cfg: CfgNode, dataset: Iterable[dict]) -> Sequence[float]:
     segments = []
     for entry in dataset:
         listed = entry.get("annotations", entry.get("segments_info"))

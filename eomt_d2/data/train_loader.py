@@ -72,19 +72,27 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[dict]]:
         dataset = SeededDataset(self._dataset, self._mapper, self._seed)
-        workers = {"num_workers": self._num_workers, "worker_init_fn": shield_worker}
         batches = self._places()
-        if self._group:
-            # Detectron2's class takes single samples from the workers.
-            places = (place for batch in batches for place in batch)
-            loader = DataLoader(dataset, sampler=places, batch_size=None, **workers)
-            size = self._batch_size // comm.get_world_size()
-            return iter(AspectRatioGroupedDataset(loader, size))
-        # The batches come in order however many workers there are.
-        loader = DataLoader(
-            dataset, batch_sampler=batches, collate_fn=trivial_batch_collator, **workers
+        if not self._group:
+            # The batches come in order however many workers there are.
+            return iter(
+                DataLoader(
+                    dataset,
+                    batch_sampler=batches,
+                    collate_fn=trivial_batch_collator,
+                    num_workers=self._num_workers,
+                    worker_init_fn=shield_worker,
+                )
+            )
+        # Detectron2's class takes single samples from the workers.
+        samples = DataLoader(
+            dataset,
+            sampler=(place for batch in batches for place in batch),
+            batch_size=None,
+            num_workers=self._num_workers,
+            worker_init_fn=shield_worker,
         )
-        return iter(loader)
+        return iter(AspectRatioGroupedDataset(samples, self._batch_size // comm.get_world_size()))
 
     def _places(self) -> Iterator[list[tuple[int, int]]]:
         """(position, index) of the samples of each batch that this process loads."""

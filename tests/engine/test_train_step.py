@@ -94,6 +94,10 @@ def test_an_overflow_skips_the_update_and_lowers_the_scale(fused):
     assert model.weight.tolist() == [1.0, 1.0]
     assert step.grad_scaler.get_scale() == 64.0
     assert "grad_norm" not in scalars
+    model.factors = [1.0]
+    run(step)
+    assert model.weight.tolist() == pytest.approx([1 - 0.006, 1 - 0.008], rel=1e-4)
+    assert step.skipped_steps == 0
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
