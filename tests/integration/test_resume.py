@@ -17,6 +17,8 @@ import torch
 from eomt_d2.data.datasets.shapes import make_shapes
 from tests.tools.test_train_net import CONFIG
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).with_name("watched_training.py")
 
 SETTINGS = (
