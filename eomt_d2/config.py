@@ -28,6 +28,7 @@ def add_eomt_config(cfg: CN) -> None:
     _add_released_mask2former(cfg)
     _add_vit(cfg)
     _add_solver(cfg)
+    _add_test(cfg)
     _add_datasets(cfg)
 
 
@@ -279,6 +280,12 @@ def _add_solver(cfg: CN) -> None:
     # equal parts, one after the other, for one update of the weights: the same gradient in a
     # fraction of the memory.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # A step whose loss or gradient is infinite or NaN leaves the weights alone. After this many of
+    # them in a row the training stops. (Loss scaling in fp16 may need up to 17 when it starts.)
+    cfg.SOLVER.MAX_SKIPPED_STEPS = 20
+    # How many of the checkpoints model_<iteration>.pth are kept, the newest ones; 0 keeps all.
+    # model_final.pth and model_best.pth are always kept.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
     # Each backbone block's learning rate is this factor below that of the block after it.
     cfg.SOLVER.LAYER_DECAY = 0.8
     # All of a backbone learns at this factor of the rate it would have (Mask2Former's own: 0.1).
@@ -300,6 +307,12 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
     # "float16" (with loss scaling) or "bfloat16", where SOLVER.AMP.ENABLED.
     cfg.SOLVER.AMP.PRECISION = "float16"
+
+
+def _add_test(cfg: CN) -> None:
+    # Metric of the periodic evaluations (TEST.EVAL_PERIOD), as it is logged, whose highest value
+    # decides which weights are kept in model_best.pth, for example "panoptic_seg/PQ"; "": none.
+    cfg.TEST.BEST_METRIC = ""
 
 
 def _add_datasets(cfg: CN) -> None:

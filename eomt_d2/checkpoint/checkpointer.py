@@ -16,6 +16,8 @@ from .atomic_file import AtomicFile
 from .file_reading import read_weights, state_dict_of
 from .fitting import check_vits, fit_to_model
 from .heads import anew
+from .numbering import iteration_of, numbered_names
+from .resuming import check_same_path, newest_readable
 from .sources import rename_to_ours
 from .wording import shape_text, summary
 
@@ -39,6 +41,10 @@ class Checkpointer(DetectionCheckpointer):
     training from a half-loaded backbone looks like training and is not. What a new task changes
     starts anew (the class head) or is fitted (the queries), and a line in the log says so. When a
     training resumes, everything must fit.
+
+    Attributes:
+        last_path: the checkpoint that was saved last, by the main process for all, or that a
+            training resumed from; "" if none.
 
     Args:
         model: a model, wrapped by DDP or not.
@@ -64,9 +70,15 @@ class Checkpointer(DetectionCheckpointer):
         self._allow_partial_vit = allow_partial_vit
         self._resuming = False
         self._use_heuristics = False
+        # What a file holds that was read to see whether it can be.
+        self._content_read: dict[str, Any] | None = None
+        self.last_path = ""
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Load the last checkpoint of ``save_dir`` with all states, or else ``path``'s weights.
+
+        If the last checkpoint is damaged, the newest one before it is taken, and a warning says so.
+        Every process of a run must call this.
 
         Args:
             path: used if there is nothing to resume; "" leaves the model as initialised.
@@ -76,13 +88,22 @@ class Checkpointer(DetectionCheckpointer):
             What the file holds beside weights and known states.
 
         Raises:
-            UserError: see :meth:`load`; also where any tensor does not fit on resuming.
+            UserError: see :meth:`load`; also if no checkpoint can be read, or where any tensor does
+                not fit on resuming.
         """
-        self._resuming = resume and self.has_checkpoint()
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        self._resuming = True
         try:
-            return super().resume_or_load(path, resume=resume)
+            last_path = self.get_checkpoint_file()
+            if "://" not in self.save_dir:
+                last_path, self._content_read = newest_readable(self.save_dir, last_path)
+            rest = self.load(last_path)
         finally:
             self._resuming = False
+            self._content_read = None
+        self.last_path = last_path
+        return rest
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and the states named by ``checkpointables`` (None: all).
@@ -124,44 +145,88 @@ class Checkpointer(DetectionCheckpointer):
             rank, problem = next(iter(problems.items()))
             where = "" if len(problems) == len(ranks) else f" (on the machine of rank {rank})"
             raise UserError(problem + where)
-        for rank, (other, _) in enumerate(ranks):
-            if other != ranks[0][0]:
-                raise UserError(
-                    f"Rank 0 would load {ranks[0][0] or 'nothing'} and rank {rank} "
-                    f"{other or 'nothing'}; to resume on several machines, OUTPUT_DIR must be a "
-                    f"folder that they share."
-                )
+        check_same_path([other for other, _ in ranks])
         return local
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and the note which checkpoint is the last one.
+        """Write ``<save_dir>/<name>.pth`` and the note that it is the last checkpoint.
 
         A file appears under its name only when it is complete, so an interruption never leaves a
         damaged checkpoint behind.
         """
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
+            return
+        self.last_path = os.path.join(self.save_dir, f"{name}.pth")
+        if not self.save_to_disk:
             return
         if "://" in self.save_dir:
             super().save(name, **kwargs)
             return
         states = {key: object.state_dict() for key, object in self.checkpointables.items()}
-        path = os.path.join(self.save_dir, f"{name}.pth")
+        self._write(self.last_path, {**states, **kwargs})
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Write ``<save_dir>/<name>.pth`` with the weights alone, which nothing resumes from.
+
+        Args:
+            name: of the file.
+            kwargs: what it holds besides.
+        """
+        if self.save_dir and self.save_to_disk:
+            self._write(os.path.join(self.save_dir, f"{name}.pth"), kwargs)
+
+    def prune(self, keep: int, iteration: int) -> None:
+        """Delete checkpoints ``model_<iteration>.pth``, but not the newest ones.
+
+        Those of later iterations are another training's and stay, as do all other names.
+
+        Args:
+            keep: how many stay, at least 1.
+            iteration: that the training has come to.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        names = numbered_names(self.path_manager.ls(self.save_dir))
+        names = [name for name in names if (iteration_of(name) or 0) <= iteration]
+        for name in names[:-keep]:
+            self.path_manager.rm(os.path.join(self.save_dir, name))
+
+    def _write(self, path: str, content: dict[str, Any]) -> None:
+        content = {"model": self.model.state_dict(), **content}
         self.logger.info("Saving checkpoint to %s", path)
+        if "://" in path:
+            with self.path_manager.open(path, "wb") as file:
+                torch.save(content, file)
+            return
         os.makedirs(self.save_dir, exist_ok=True)
         with AtomicFile(path) as file:
-            torch.save({"model": self.model.state_dict(), **states, **kwargs}, file)
-        self.tag_last_checkpoint(f"{name}.pth")
+            torch.save(content, file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write down which file ``--resume`` continues from."""
-        if "://" in self.save_dir:
-            super().tag_last_checkpoint(last_filename_basename)
+        self.write_text("last_checkpoint", last_filename_basename)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file beside the checkpoints, whole or not at all."""
+        path = os.path.join(self.save_dir, name)
+        if "://" in path:
+            with self.path_manager.open(path, "w") as file:
+                file.write(text)
             return
-        with AtomicFile(os.path.join(self.save_dir, "last_checkpoint")) as file:
-            file.write(last_filename_basename.encode())
+        with AtomicFile(path) as file:
+            file.write(text.encode())
+
+    def read_text(self, name: str) -> str:
+        """What a file beside the checkpoints holds; "" if there is none."""
+        path = os.path.join(self.save_dir, name)
+        if not self.path_manager.isfile(path):
+            return ""
+        with self.path_manager.open(path) as file:
+            return file.read()
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        content = read_weights(filename)
+        content = self._content_read or read_weights(filename)
         if filename.endswith(".pkl") and "model" not in content:
             # Caffe2's, as Detectron2 reads it; "__author__" is how it knows.
             blobs = content.get("blobs", content)

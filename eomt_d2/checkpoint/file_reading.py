@@ -17,10 +17,14 @@ from eomt_d2.errors import UserError
 
 from .unpickling import ArrayUnpickler, ForbiddenError, TensorUnpickler
 
-__all__ = ["read_weights", "shards_of", "state_dict_of"]
+__all__ = ["DamagedFileError", "read_weights", "shards_of", "state_dict_of"]
 
 # How a zip file begins, for PyTorch.
 _ZIP = b"PK\x03\x04"
+
+
+class DamagedFileError(UserError):
+    """A file that is cut short or otherwise damaged, or is no weight file at all."""
 
 
 def read_weights(path: str) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def read_weights(path: str) -> dict[str, Any]:
         The dict that the file holds.
 
     Raises:
-        UserError: if the file is damaged, holds objects in place of numbers, or no dict.
+        DamagedFileError: if the file is damaged.
+        UserError: if it holds objects in place of numbers, or no dict.
     """
     try:
         if path.endswith(".index.json"):
@@ -56,7 +61,7 @@ def read_weights(path: str) -> dict[str, Any]:
     except ForbiddenError as error:
         raise UserError(_forbidden(path, error.name)) from error
     except Exception as error:
-        raise UserError(_reason(path, str(error))) from error
+        raise _explanation(path, str(error)) from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__} and not a dict of weights.")
     return content
@@ -145,13 +150,13 @@ def _load_torch(path: str) -> Any:
     return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
 
 
-def _reason(path: str, message: str) -> str:
+def _explanation(path: str, message: str) -> UserError:
     # PyTorch's message advises to switch its safety off; only the name in it is of use.
     name = re.search(r"GLOBAL ([\w.]+)", message)
     if name:
-        return _forbidden(path, name[1])
+        return UserError(_forbidden(path, name[1]))
     first = re.split(r"\. |\n", message.strip())[0]
-    return f"{path} is damaged or no weight file{f' ({first})' if first else ''}."
+    return DamagedFileError(f"{path} is damaged or no weight file{f' ({first})' if first else ''}.")
 
 
 def _forbidden(path: str, name: str) -> str:

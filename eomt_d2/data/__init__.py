@@ -1,6 +1,11 @@
 """Data: from registered data sets to batches."""
 
-from eomt_d2.data.build import build_test_loader, build_train_loader, load_training_dicts
+from eomt_d2.data.build import (
+    build_test_loader,
+    build_train_loader,
+    load_training_dicts,
+    training_seed,
+)
 from eomt_d2.data.mapper import MaskClassificationMapper
 
 __all__ = [
@@ -8,4 +13,5 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "load_training_dicts",
+    "training_seed",
 ]

@@ -1,4 +1,4 @@
-"""Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
+"""Training and test loaders, fed with our mapper and without empty images."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +13,16 @@ from detectron2.data import (
     build_detection_train_loader,
     get_detection_dataset_dicts,
 )
+from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
+from eomt_d2.data.image_order import build_image_order
 from eomt_d2.data.mapper import MaskClassificationMapper
+from eomt_d2.data.train_loader import TrainLoader
 from eomt_d2.errors import UserError
 
-__all__ = ["build_test_loader", "build_train_loader", "load_training_dicts"]
+__all__ = ["build_test_loader", "build_train_loader", "load_training_dicts", "training_seed"]
 
 _logger = logging.getLogger(__name__)
 
@@ -64,18 +67,44 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     return kept
 
 
-def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = None) -> DataLoader:
-    """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples."""
+def build_train_loader(
+    cfg: CfgNode, mapper: MaskClassificationMapper | None = None
+) -> TrainLoader | DataLoader:
+    """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples.
+
+    Every process of a run must call this.
+
+    Returns:
+        A loader that can be entered at any batch. Only for a data set registered as a PyTorch
+        ``IterableDataset``, which has no positions, it is Detectron2's.
+
+    Raises:
+        UserError: see :func:`load_training_dicts` and
+            :func:`~eomt_d2.data.image_order.build_image_order`.
+    """
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=True)
     dataset = load_training_dicts(cfg)
+    if isinstance(dataset, IterableDataset):
+        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+    order = build_image_order(cfg, dataset)
     if isinstance(dataset, list):
         # As Detectron2 does: serialised, so that workers share the memory.
         dataset = DatasetFromList(dataset, copy=False)
-    never_skipping: Callable[[dict], dict | None] = mapper
-    if not isinstance(dataset, IterableDataset):
-        never_skipping = _ReplacesSkippedImages(mapper, dataset)
-    return build_detection_train_loader(cfg, mapper=never_skipping, dataset=dataset)
+    return TrainLoader(
+        dataset,
+        _ReplacesSkippedImages(mapper, dataset),
+        order,
+        seed=training_seed(cfg),
+        batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+        group_by_aspect_ratio=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+    )
+
+
+def training_seed(cfg: CfgNode) -> int:
+    """SEED, or where it is negative one that is drawn now and is the same in all processes."""
+    return cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
 
 
 def build_test_loader(

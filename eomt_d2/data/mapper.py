@@ -253,7 +253,7 @@ class MaskClassificationMapper:
 
     def _sample_generator(self) -> np.random.Generator:
         """Every random number of a sample comes from this one generator."""
-        # Detectron2 seeds NumPy's global state in the main process and anew in every worker.
+        # The training loader seeds NumPy's global state for each sample.
         return np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
 
     def _read_ground_truth(

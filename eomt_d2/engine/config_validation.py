@@ -43,6 +43,9 @@ RANGES = (
     ("SOLVER.MAX_ITER", 1, None),
     ("SOLVER.IMS_PER_BATCH", 1, None),
     ("SOLVER.ACCUMULATION_STEPS", 1, None),
+    ("SOLVER.CHECKPOINT_PERIOD", 1, None),
+    ("SOLVER.CHECKPOINT_KEEP", 0, None),
+    ("SOLVER.MAX_SKIPPED_STEPS", 1, None),
     ("SOLVER.REFERENCE_WORLD_SIZE", 0, None),
     ("SOLVER.WARMUP_ITERS_HEAD", 0, None),
     ("SOLVER.WARMUP_ITERS_BACKBONE", 0, None),
@@ -104,6 +107,7 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     yield from _schedule_problems(cfg)
     yield from _batch_problems(cfg)
     yield from _precision_problems(cfg)
+    yield from _best_metric_problems(cfg)
     if unknown or not is_mask_classification(cfg):
         return
     yield from _outside_choices(cfg, MASK_CLASSIFICATION_CHOICES)
@@ -188,6 +192,22 @@ def _precision_problems(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"SOLVER.AMP.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
             f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or set SOLVER.AMP.ENABLED False."
+        )
+
+
+def _best_metric_problems(cfg: CfgNode) -> Iterator[str]:
+    test = cfg.TEST
+    if not test.BEST_METRIC:
+        return
+    if "/" not in test.BEST_METRIC:
+        yield (
+            f"TEST.BEST_METRIC is {test.BEST_METRIC!r}; it must be a task and a metric, as in "
+            "'panoptic_seg/PQ'."
+        )
+    if test.EVAL_PERIOD < 1:
+        yield (
+            f"TEST.BEST_METRIC is {test.BEST_METRIC!r}, but TEST.EVAL_PERIOD {test.EVAL_PERIOD} "
+            "evaluates only the end; set a period in iterations."
         )
 
 

@@ -3,15 +3,18 @@
 import argparse
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable
 
 import detectron2.engine
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 
 from eomt_d2.errors import UserError
+
+from .interruption import SIGNALS, SignalWatch
 
 __all__ = ["launch"]
 
@@ -30,6 +33,7 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
     Raises:
         UserError: if ``args`` asks for more GPUs than this machine has, or what a process that
             was started here raised.
+        SystemExit: with 128 + the signal, where processes that were started here ended after one.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and "LOCAL_RANK" in os.environ:
         _run_under_torchrun(main, args)
@@ -41,7 +45,8 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             f"without GPUs can be started with torchrun."
         )
     mistakes = multiprocessing.get_context("spawn").SimpleQueue()
-    try:
+
+    def start() -> None:
         detectron2.engine.launch(
             _run_and_report,
             args.num_gpus,
@@ -50,11 +55,28 @@ def launch(main: Callable[[argparse.Namespace], object], args: argparse.Namespac
             dist_url=args.dist_url,
             args=(main, args, mistakes),
         )
-    except ProcessException:
+
+    if args.num_gpus * args.num_machines == 1:
+        start()
+        return
+    try:
+        # This process has nothing to save itself.
+        with SignalWatch(_pass_on).listening():
+            start()
+    except ProcessException as error:
         # Whichever process ended first, a mistake of the user explains the others' ends too.
-        if mistakes.empty():
-            raise
-        raise UserError(mistakes.get()) from None
+        if not mistakes.empty():
+            raise UserError(mistakes.get()) from None
+        code = getattr(error, "exit_code", None)
+        if isinstance(error, ProcessExitedException) and code in [128 + s for s in SIGNALS]:
+            sys.exit(code)
+        raise
+
+
+def _pass_on(signum: int) -> None:
+    for process in multiprocessing.active_children():
+        if process.pid is not None:
+            os.kill(process.pid, signum)
 
 
 def _run_and_report(

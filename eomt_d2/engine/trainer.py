@@ -1,25 +1,34 @@
 """The trainer: Detectron2's DefaultTrainer with this package's parts."""
 
 import logging
+import os
+import signal
 import weakref
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
 from eomt_d2.checkpoint import Checkpointer
+from eomt_d2.checkpoint.atomic_file import remove_leftovers
+from eomt_d2.checkpoint.numbering import numbered_name
 from eomt_d2.config import missing_keys
-from eomt_d2.data import build_test_loader, build_train_loader
+from eomt_d2.data import build_test_loader, build_train_loader, training_seed
 from eomt_d2.errors import UserError
 from eomt_d2.evaluation import build_evaluator
 from eomt_d2.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 
+from .failures import explained_failures, memory_advice
 from .hooks import LearningRateLogger, MaskAnnealingHook, configured_windows
+from .interruption import Interrupted, InterruptionHook, SignalWatch
+from .saving import BestCheckpoint, PeriodicCheckpoint, has_finite_weights
+from .scaling import scale_to_world_size
 from .train_step import TrainStep
 
 __all__ = ["Trainer"]
@@ -33,7 +42,11 @@ class Trainer(DefaultTrainer):
     What differs from ``DefaultTrainer``: layer decay, two-stage schedule, clipping under mixed
     precision (fp16 with loss scaling or bf16), accumulation of gradients, mask annealing where the
     model has it, this package's data loaders, evaluators and checkpointer, and checkpoints that
-    hold all that a resumed training needs, whatever the release of Detectron2.
+    hold all that a resumed training needs, whatever the release of Detectron2: it continues as if
+    it had not been interrupted. A signal (see :mod:`.interruption`) lets it save before it ends.
+
+    Attributes:
+        complete_iteration: the last one that is over, with the schedules; -1 before the first.
 
     Args:
         cfg: a validated config, see :func:`~eomt_d2.engine.setup.set_up`.
@@ -51,6 +64,8 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self._mask_annealing = getattr(model, "mask_annealing", None)
+        self._seed = training_seed(cfg)
+        self._signals = SignalWatch(_tell_of_signal)
         # DDP takes no device ids for a model on the CPU.
         devices = {} if next(model.parameters()).is_cuda else {"device_ids": None}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
@@ -61,6 +76,8 @@ class Trainer(DefaultTrainer):
             clip_gradients=build_gradient_clipper(cfg),
             precision=cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32",
             accumulation_steps=cfg.SOLVER.ACCUMULATION_STEPS,
+            max_skipped_steps=cfg.SOLVER.MAX_SKIPPED_STEPS,
+            received_signal=self._signals.received,
         )
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = Checkpointer(
@@ -69,7 +86,11 @@ class Trainer(DefaultTrainer):
             allow_partial_vit=cfg.MODEL.VIT.ALLOW_PARTIAL_WEIGHTS,
             trainer=weakref.proxy(self),
         )
+        self._best = None
+        if cfg.TEST.BEST_METRIC:
+            self._best = BestCheckpoint(self.checkpointer, cfg.TEST.BEST_METRIC)
         self.start_iter = 0
+        self.complete_iteration = -1
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self._has_trainer_state = False
@@ -82,12 +103,16 @@ class Trainer(DefaultTrainer):
             resume: continue if there is a checkpoint.
 
         Raises:
-            UserError: if the last checkpoint holds weights only.
+            UserError: if the last checkpoint holds weights only, or see
+                :meth:`~eomt_d2.checkpoint.Checkpointer.resume_or_load`.
         """
+        if resume and comm.is_main_process() and "://" not in self.cfg.OUTPUT_DIR:
+            for name in remove_leftovers(self.cfg.OUTPUT_DIR):
+                logger.info("Removed %s, the rest of a checkpoint whose writing was cut.", name)
         super().resume_or_load(resume)
-        if not (resume and self.checkpointer.has_checkpoint()):
+        path = self.checkpointer.last_path
+        if not path:
             return
-        path = self.checkpointer.get_checkpoint_file()
         if not self._has_trainer_state:
             raise UserError(
                 f"{path} holds weights but not the state of a training, so nothing can be resumed; "
@@ -103,6 +128,9 @@ class Trainer(DefaultTrainer):
             self.scheduler.last_epoch = self.start_iter
             for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
                 group["lr"] = lr
+        self.complete_iteration = self.start_iter - 1
+        if self._best is not None:
+            self._best.resume()
 
     def train(self) -> dict[str, Any] | None:
         """Run the training.
@@ -114,18 +142,93 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: what a hook, the data or the model raised; without Detectron2's traceback in
                 the log.
+            Interrupted: after a signal, when all is saved.
         """
+        self._seek()
         loop_logger = logging.getLogger(TrainerBase.__module__)
         loop_logger.addFilter(_is_no_user_error)
         try:
-            super().train()
+            with self._signals.listening():
+                try:
+                    super().train()
+                except Interrupted as interruption:
+                    self._leave(interruption)
+                    raise
         finally:
             loop_logger.removeFilter(_is_no_user_error)
         return getattr(self, "_last_eval_results", None) if comm.is_main_process() else None
 
+    def _seek(self) -> None:
+        """Let data and random numbers start where the training does."""
+        self._trainer.seed = self._seed
+        loader = self.data_loader
+        if hasattr(loader, "seek"):
+            loader.seek(self._seed, self.start_iter)
+        if self.start_iter and not getattr(loader, "is_exact", False):
+            logger.warning(
+                "The training loader cannot start exactly at iteration %d, so the images come in "
+                "another order than without the interruption (see docs/long_runs.md).",
+                self.start_iter,
+            )
+
+    def run_step(self) -> None:
+        advice = memory_advice(self.cfg)
+        with explained_failures(self, f"in iteration {self.iter}", advice):
+            super().run_step()
+
+    def after_step(self) -> None:
+        with explained_failures(self, f"after iteration {self.iter}"):
+            super().after_step()
+
+    def after_train(self) -> None:
+        with explained_failures(self, "after the last iteration"):
+            super().after_train()
+
+    def save_complete_iteration(self) -> None:
+        """Save the state after the last complete iteration, unless that is done or impossible."""
+        iteration = self.complete_iteration
+        name = numbered_name(iteration)
+        saved = os.path.basename(self.checkpointer.last_path)
+        is_saved = saved == name or (iteration + 1 == self.max_iter and saved == "model_final.pth")
+        if iteration < self.start_iter or is_saved or self._trainer.is_updating:
+            return
+        if has_finite_weights(self.checkpointer.model):
+            self.iter, current = iteration, self.iter
+            self.checkpointer.save(name.removesuffix(".pth"), iteration=iteration)
+            self.iter = current
+
+    def last_checkpoint_text(self) -> str:
+        """Which checkpoint --resume would continue from, as a part of a sentence."""
+        path = self.checkpointer.last_path
+        return f"the last good checkpoint is {path}" if path else "there is no checkpoint yet"
+
+    def _leave(self, interruption: Interrupted) -> None:
+        self._trainer.end_workers()
+        if comm.is_main_process():
+            self.save_complete_iteration()
+        if interruption.by_all:
+            # Whoever ended first would have the others ended too, before all is saved.
+            comm.synchronize()
+        logger.warning(
+            "%s ended the training; %s, from which the same command continues with --resume.",
+            interruption.name,
+            self.last_checkpoint_text(),
+        )
+
+    @property
+    def agreed_signal(self) -> int:
+        """See :class:`~eomt_d2.engine.train_step.TrainStep`."""
+        return self._trainer.agreed_signal
+
+    @property
+    def skipped_steps(self) -> int:
+        """See :class:`~eomt_d2.engine.train_step.TrainStep`."""
+        return self._trainer.skipped_steps
+
     def state_dict(self) -> dict[str, Any]:
-        """Iteration, schedule (in the hooks), optimizer and loss scaling."""
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        """Iteration, seed, schedule (in the hooks), optimizer and loss scaling."""
+        state = {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        return {**state, "seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore :meth:`state_dict`, or as much of it as Detectron2 v0.6 saves.
@@ -136,6 +239,10 @@ class Trainer(DefaultTrainer):
         # Detectron2 main's own version fails on checkpoints of v0.6.
         super(DefaultTrainer, self).load_state_dict(state_dict)
         self._has_trainer_state = True
+        seed = state_dict.get("seed", self._seed)
+        if self.cfg.SEED >= 0 and seed != self.cfg.SEED:
+            logger.warning("SEED is %d, but the training goes on with its %d.", self.cfg.SEED, seed)
+        self._seed = seed
         if "_trainer" not in state_dict:
             logger.warning(
                 "The checkpoint lacks the optimizer's state and the loss scaling, as those of "
@@ -160,7 +267,32 @@ class Trainer(DefaultTrainer):
                 windows = configured_windows(self.cfg, self._mask_annealing.num_blocks)
             power = self.cfg.MODEL.MASK_FORMER.MASK_ANNEALING.POWER
             own.append(MaskAnnealingHook(self._mask_annealing, windows, power))
-        return [timer, *own, *others]
+        solver = self.cfg.SOLVER
+        at_the_end = [
+            InterruptionHook(),
+            PeriodicCheckpoint(self.checkpointer, solver.CHECKPOINT_PERIOD, solver.CHECKPOINT_KEEP),
+            EvalHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate),
+        ]
+        hooks = [timer, *own]
+        for hook in others:
+            if isinstance(hook, EvalHook):
+                hooks += at_the_end
+            elif not isinstance(hook, PeriodicCheckpointer):
+                hooks.append(hook)
+        return hooks
+
+    def _evaluate(self) -> dict[str, Any]:
+        with self._signals.raising():
+            try:
+                self._last_eval_results = self.test(self.cfg, self.model)
+            except Exception as error:
+                # Other processes that the signal ended are missed before it is noticed here.
+                if self._signals.received():
+                    raise Interrupted(self._signals.received(), by_all=False) from error
+                raise
+        if self._best is not None:
+            self._best.update(self._last_eval_results, min(self.iter, self.max_iter - 1))
+        return self._last_eval_results
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -206,26 +338,8 @@ class Trainer(DefaultTrainer):
 
     @staticmethod
     def auto_scale_workers(cfg: CfgNode, num_workers: int) -> CfgNode:
-        """Detectron2's scaling by SOLVER.REFERENCE_WORLD_SIZE, for this package's keys too.
-
-        Both warm-ups and annealing windows in iterations shrink or grow with MAX_ITER.
-        """
-        reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-        scaled = DefaultTrainer.auto_scale_workers(cfg, num_workers)
-        if scaled is cfg:
-            return cfg
-        scale = num_workers / reference
-        frozen = scaled.is_frozen()
-        scaled.defrost()
-        for key in ("WARMUP_ITERS_HEAD", "WARMUP_ITERS_BACKBONE"):
-            scaled.SOLVER[key] = round(cfg.SOLVER[key] / scale)
-        annealing = scaled.MODEL.MASK_FORMER.MASK_ANNEALING
-        if annealing.SCHEDULE == "iterations":
-            annealing.STARTS = [round(start / scale) for start in annealing.STARTS]
-            annealing.ENDS = [round(end / scale) for end in annealing.ENDS]
-        if frozen:
-            scaled.freeze()
-        return scaled
+        """See :func:`eomt_d2.engine.scaling.scale_to_world_size`."""
+        return scale_to_world_size(cfg, num_workers)
 
 
 def _check_keys(cfg: CfgNode) -> None:
@@ -237,6 +351,13 @@ def _check_keys(cfg: CfgNode) -> None:
             f"The config lacks {missing[0]}{more} of eomt_d2; call add_eomt_config after other "
             f"packages' functions that add keys (add_maskformer2_config replaces some)."
         )
+
+
+def _tell_of_signal(signum: int) -> None:
+    logger.warning(
+        "%s: this iteration is finished and saved, then the training ends.",
+        signal.Signals(signum).name,
+    )
 
 
 def _is_no_user_error(record: logging.LogRecord) -> bool:

@@ -118,6 +118,50 @@ def test_an_interrupted_save_leaves_the_last_checkpoint_whole(tmp_path, monkeypa
     assert checkpointer.get_checkpoint_file() == str(tmp_path / "model_final.pth")
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_pruning_keeps_the_newest_and_all_other_names(tmp_path):
+    checkpointer = Checkpointer(nn.Linear(1, 1), str(tmp_path))
+    for name in ("model_0000001", "model_0000003", "model_0000005", "model_final"):
+        checkpointer.save(name)
+    checkpointer.save_weights("model_best")
+    # What a longer training left here before.
+    (tmp_path / "model_0000009.pth").touch()
+    checkpointer.prune(2, iteration=5)
+    others = ["last_checkpoint", "model_0000009.pth", "model_best.pth", "model_final.pth"]
+    assert names(tmp_path) == sorted([*others, "model_0000003.pth", "model_0000005.pth"])
+    checkpointer.prune(1, iteration=5)
+    assert names(tmp_path) == sorted([*others, "model_0000005.pth"])
+
+
+def test_weights_alone_are_not_resumed_from(tmp_path):
+    source, model = Segmenter(), Segmenter()
+    checkpointer = Checkpointer(source, str(tmp_path), trainer=nn.Linear(1, 1))
+    checkpointer.save("model_0000001")
+    checkpointer.save_weights("model_best", iteration=7)
+    assert checkpointer.last_path == checkpointer.get_checkpoint_file()
+    assert checkpointer.last_path == str(tmp_path / "model_0000001.pth")
+    content = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert sorted(content) == ["iteration", "model"]
+    Checkpointer(model, strict=True).load(str(tmp_path / "model_best.pth"))
+    assert_equal(model.state_dict(), source.state_dict())
+
+
+def test_a_damaged_last_checkpoint(tmp_path):
+    models = [Segmenter(), Segmenter()]
+    for i, model in enumerate(models):
+        Checkpointer(model, str(tmp_path)).save(f"model_000000{i}", iteration=i)
+    path = tmp_path / "model_0000001.pth"
+    path.write_bytes(path.read_bytes()[:1000])
+    model = Segmenter()
+    checkpointer = Checkpointer(model, str(tmp_path))
+    assert checkpointer.resume_or_load("", resume=True) == {"iteration": 0}
+    assert checkpointer.last_path == str(tmp_path / "model_0000000.pth")
+    assert_equal(model.state_dict(), models[0].state_dict())
+
+
 def test_detectron2_zoo_file_of_a_resnet(tmp_path):
     cfg = get_cfg()
     cfg.MODEL.RESNETS.DEPTH = 18

@@ -49,7 +49,7 @@ UNUSED_WINDOWS = (*MASK2FORMER, *FOUR_FRACTIONS)
         (), SEMANTIC_WINDOWS, FOUR_FRACTIONS, BATCH_OF_FOUR_PROCESSES,
         (*BATCH_OF_FOUR_PROCESSES, "SOLVER.ACCUMULATION_STEPS", 2),
         ("SOLVER.ACCUMULATION_STEPS", 16), ROTARY, EVA02, EVA02_PRESET, LEARNED, MASK2FORMER,
-        ADAPTER, UNUSED_WINDOWS,
+        ADAPTER, UNUSED_WINDOWS, ("TEST.BEST_METRIC", "sem_seg/mIoU", "TEST.EVAL_PERIOD", 100),
     ],
 )  # fmt: skip
 def test_good_configs(overrides):
@@ -89,6 +89,17 @@ def annealed(schedule, starts, ends):
         (
             ("MODEL.MASK_FORMER.TEST.PANOPTIC_ON", False),
             r"PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON are all False",
+        ),
+        (("SOLVER.CHECKPOINT_PERIOD", 0), r"CHECKPOINT_PERIOD is 0; it must be at least 1\."),
+        (("SOLVER.CHECKPOINT_KEEP", -1), r"CHECKPOINT_KEEP is -1; it must be at least 0\."),
+        (("SOLVER.MAX_SKIPPED_STEPS", 0), r"MAX_SKIPPED_STEPS is 0; it must be at least 1\."),
+        (
+            ("TEST.BEST_METRIC", "panoptic_seg/PQ"),
+            r"TEST.BEST_METRIC is 'panoptic_seg/PQ', but TEST.EVAL_PERIOD 0 evaluates only the end",
+        ),
+        (
+            ("TEST.BEST_METRIC", "PQ", "TEST.EVAL_PERIOD", 100),
+            r"TEST.BEST_METRIC is 'PQ'; it must be a task and a metric",
         ),
         (("INPUT.EMPTY_SAMPLES", "skip"), r"INPUT.EMPTY_SAMPLES is 'skip'.*'redraw' or 'keep'"),
         (("INPUT.MIN_SCALE", 3.0), r"INPUT.MIN_SCALE is 3.0 and INPUT.MAX_SCALE 2.0"),

@@ -1,12 +1,16 @@
 """Several processes under torchrun are tested with the command line, in tests/tools."""
 
 import argparse
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
+import detectron2.engine
 import pytest
 import torch
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from eomt_d2.engine import launch
 from eomt_d2.errors import UserError
@@ -77,3 +81,27 @@ def test_a_failure_of_ours_in_a_started_process_keeps_its_traceback(tmp_path):
     result = run_command_line(tmp_path, "ValueError")
     assert "ValueError: photo.jpg is damaged" in result.stderr
     assert result.returncode == 1
+
+
+def test_a_signal_reaches_started_processes_and_gives_the_exit_code(monkeypatch):
+    """Here one that has nothing of PyTorch to import."""
+
+    def start(*_, **__):
+        process = multiprocessing.get_context("fork").Process(target=wait_for_a_signal)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+        os.kill(os.getpid(), signal.SIGTERM)
+        process.join(60)
+        text = "process 0 terminated with exit code 143"
+        raise ProcessExitedException(text, error_index=0, error_pid=0, exit_code=process.exitcode)
+
+    def wait_for_a_signal():
+        # Blocked when the parent forked, so it cannot come too early.
+        sys.exit(128 + signal.sigwait([signal.SIGTERM]))
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(detectron2.engine, "launch", start)
+    with pytest.raises(SystemExit) as raised:
+        launch(print, arguments(num_gpus=2))
+    assert raised.value.code == 143

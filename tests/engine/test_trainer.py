@@ -1,5 +1,4 @@
-"""The trainer on a two-parameter model with mask annealing and on batches that depend only on
-their position, so that a training can be repeated exactly."""
+"""The trainer on the smallest model that has all it trains with."""
 
 import logging
 from contextlib import contextmanager
@@ -8,114 +7,24 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine import DefaultTrainer, HookBase
-from torch import nn
 
 from eomt_d2.config import add_eomt_config
 from eomt_d2.engine import Trainer
 from eomt_d2.errors import UserError
-from eomt_d2.modeling.masked_attention import MaskAnnealing
-
-ITERATIONS = 12
-
-
-class Tiny(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.backbone = nn.Linear(2, 2)
-        self.head = nn.Linear(2, 1)
-        self.mask_annealing = MaskAnnealing(2)
-
-    def forward(self, batch):
-        if not self.training:
-            return [{"probs": self.mask_annealing.probs.tolist()} for _ in batch]
-        x, y = (torch.stack([sample[key] for sample in batch]) for key in ("x", "y"))
-        prediction = self.head(torch.tanh(self.backbone(x) * self.mask_annealing.probs))
-        return {"loss": (prediction - y).square().mean()}
-
-
-class Watcher(HookBase):
-    """Notes what each iteration runs with, and may interrupt the training like a lost machine."""
-
-    def __init__(self, stop_after=None):
-        self.stop_after = stop_after
-        self.rates, self.probs = [], []
-
-    def before_step(self):
-        self.rates.append([group["lr"] for group in self.trainer.optimizer.param_groups])
-        self.probs.append(self.trainer.model.mask_annealing.probs.tolist())
-
-    def after_step(self):
-        if self.trainer.iter + 1 == self.stop_after:
-            raise InterruptedError
-
-
-class TinyTrainer(Trainer):
-    first_batch = 0
-
-    @classmethod
-    def build_model(cls, cfg):
-        torch.manual_seed(1)
-        return Tiny()
-
-    @classmethod
-    def build_train_loader(cls, cfg):
-        def batches(i):
-            while True:
-                generator = torch.Generator().manual_seed(i)
-                x = torch.randn(4, 2, generator=generator)
-                yield [{"x": sample, "y": sample.sum(0, keepdim=True)} for sample in x]
-                i += 1
-
-        return batches(cls.first_batch)
-
-
-def config(output_dir, **solver):
-    cfg = get_cfg()
-    add_eomt_config(cfg)
-    cfg.OUTPUT_DIR = str(output_dir)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
-    settings = {
-        "MAX_ITER": ITERATIONS,
-        "WARMUP_ITERS_HEAD": 2,
-        "WARMUP_ITERS_BACKBONE": 2,
-        "CHECKPOINT_PERIOD": 6,
-        "BASE_LR": 0.1,
-    }
-    for key, value in {**settings, **solver}.items():
-        cfg.SOLVER[key] = value
-    return cfg
-
-
-def train(cfg, *, resume=False, stop_after=None, first_batch=0):
-    trainer_class = type("TinyTrainer", (TinyTrainer,), {"first_batch": first_batch})
-    trainer = trainer_class(cfg)
-    watcher = Watcher(stop_after)
-    trainer.register_hooks([watcher])
-    trainer.resume_or_load(resume=resume)
-    if stop_after is None:
-        trainer.train()
-    else:
-        with pytest.raises(InterruptedError):
-            trainer.train()
-    return trainer, watcher
-
-
-def optimizer_tensors(trainer):
-    state = trainer.optimizer.state_dict()["state"]
-    return {(i, key): value for i, s in state.items() for key, value in s.items()}
+from tests.engine.tiny_training import (
+    ITERATIONS,
+    Tiny,
+    TinyTrainer,
+    Watcher,
+    assert_same_training,
+    config,
+    train,
+)
 
 
 @pytest.fixture
 def uninterrupted(tmp_path):
     return train(config(tmp_path / "whole"))
-
-
-def assert_same_training(one, other):
-    torch.testing.assert_close(
-        dict(one.model.state_dict()), dict(other.model.state_dict()), rtol=0, atol=0
-    )
-    torch.testing.assert_close(optimizer_tensors(one), optimizer_tensors(other), rtol=0, atol=0)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, uninterrupted):
@@ -216,7 +125,8 @@ def test_hooks_log_and_anneal_before_saving_and_evaluating(tmp_path):
         "LearningRateLogger",
         "MaskAnnealingHook",
         "LRScheduler",
-        "PeriodicCheckpointer",
+        "InterruptionHook",
+        "PeriodicCheckpoint",
         "EvalHook",
         "PeriodicWriter",
     ]
@@ -314,41 +224,6 @@ def test_resumes_alike_where_detectron2_saves_its_own_step(tmp_path, uninterrupt
 def test_resume_without_a_checkpoint_starts_anew(tmp_path, uninterrupted):
     _, seen = train(config(tmp_path / "empty"), resume=True, stop_after=2)
     assert seen.rates == uninterrupted[1].rates[:2]
-
-
-def scaled_config(num_workers, **annealing):
-    cfg = get_cfg()
-    add_eomt_config(cfg)
-    cfg.SOLVER.REFERENCE_WORLD_SIZE = 8
-    cfg.SOLVER.IMS_PER_BATCH = 16
-    cfg.SOLVER.MAX_ITER = 9000
-    for key, value in annealing.items():
-        cfg.MODEL.MASK_FORMER.MASK_ANNEALING[key] = value
-    cfg.freeze()
-    return Trainer.auto_scale_workers(cfg, num_workers)
-
-
-def test_worker_scaling_covers_warm_ups_and_windows():
-    cfg = scaled_config(4, SCHEDULE="iterations", STARTS=[1500, 3000], ENDS=[3000, 4501])
-    assert cfg.SOLVER.IMS_PER_BATCH == 8
-    assert cfg.SOLVER.BASE_LR == 5e-5
-    assert cfg.SOLVER.MAX_ITER == 18000
-    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (1000, 2000)
-    annealing = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
-    assert (annealing.STARTS, annealing.ENDS) == ([3000, 6000], [6000, 9002])
-    assert cfg.is_frozen()
-
-
-def test_worker_scaling_leaves_fractions_alone():
-    cfg = scaled_config(16, SCHEDULE="fractions", STARTS=[0.1], ENDS=[0.3])
-    assert (cfg.SOLVER.WARMUP_ITERS_HEAD, cfg.SOLVER.WARMUP_ITERS_BACKBONE) == (250, 500)
-    assert cfg.MODEL.MASK_FORMER.MASK_ANNEALING.STARTS == [0.1]
-
-
-def test_no_worker_scaling_without_a_reference():
-    cfg = get_cfg()
-    add_eomt_config(cfg)
-    assert Trainer.auto_scale_workers(cfg, 4) is cfg
 
 
 def test_what_a_model_refuses_is_a_mistake_of_the_user():
