@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .backbone.presets import PRESETS
 from .backbone.vit import ViT
 from .mask_classification import MaskClassificationModel
+from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing
 from .structures import MaskPrediction
 from .upscale import UpscaleBlock, num_upscale_blocks
@@ -73,5 +74,4 @@ class EoMT(MaskClassificationModel):
         queries = tokens[:, : self.query_embed.num_embeddings]
         patches = tokens[:, -grid[0] * grid[1] :]
         pixels = self.upscale(patches.transpose(1, 2).unflatten(2, grid))
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), pixels)
-        return MaskPrediction(mask_logits, self.class_head(queries))
+        return predict_masks(self.mask_head(queries), pixels, self.class_head(queries))

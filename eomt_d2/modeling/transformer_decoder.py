@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing, cross_attention_mask
 from .position_encoding import sine_position_encoding
 from .structures import MaskPrediction
@@ -170,8 +171,7 @@ class MaskedTransformerDecoder(nn.Module):
     def predict_masks(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
         """Queries (B, Q, C) and mask features (B, C, h, w) to masks and classes."""
         queries = self.norm(queries)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), mask_features)
-        return MaskPrediction(mask_logits, self.class_head(queries))
+        return predict_masks(self.mask_head(queries), mask_features, self.class_head(queries))
 
     def _encoding(self, x: Tensor) -> Tensor:
         encoding = sine_position_encoding(tuple(x.shape[-2:]), x.shape[1], x.device)
