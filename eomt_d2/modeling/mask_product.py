@@ -47,11 +47,12 @@ def matched_masks(
     if not isinstance(prediction, FactoredPrediction):
         masks = zip(prediction.mask_logits, queries, strict=True)
         return torch.cat([image_masks[indices].float() for image_masks, indices in masks])
-    # unbind: its gradient is one stack, that of indexing would be a sum of B whole maps.
+    # unbind: its gradient is one stack, that of indexing would be a sum of B whole maps. Pixels
+    # come first because the gradient then lies in memory as the norm that made them takes it.
     embeddings = prediction.mask_embeddings.unbind()
-    features = prediction.mask_features.flatten(2).unbind()
+    features = prediction.mask_features.flatten(2).mT.unbind()
     masks = [
-        (image_embeddings[indices] @ image_features).float()
+        (image_embeddings[indices] @ image_features.mT).float()
         for image_embeddings, image_features, indices in zip(
             embeddings, features, queries, strict=True
         )
