@@ -100,12 +100,10 @@ def read_id_png(file_name: str) -> np.ndarray:
         UserError: the file is unreadable.
     """
     with _decoded(file_name) as image:
-        rgb = np.asarray(image.convert("RGB"))
-    ids = rgb[:, :, 2].astype(np.int32)
-    for channel in (1, 0):
-        ids <<= 8
-        ids |= rgb[:, :, channel]
-    return ids
+        pixels = image.convert("RGB").tobytes("raw", "RGBX")
+    # Four bytes R, G, B, X are the id as a little-endian number, below X.
+    ids = np.frombuffer(pixels, "<i4").reshape(image.height, image.width)
+    return (ids & 0xFFFFFF).astype(np.int32, copy=False)
 
 
 @contextmanager
