@@ -78,6 +78,14 @@ class GroundTruth(NamedTuple):
                 np.equal(layer, values[position], out=content[position])
         return masks
 
+    def label_map(self, ignore_value: int) -> np.ndarray:
+        """The class of every pixel, (H, W) int64, where there is a single layer; ``ignore_value``
+        outside of all segments."""
+        (layer,) = self.layers
+        label_of_index = np.full(np.iinfo(layer.dtype).max + 1, ignore_value)
+        label_of_index[1 : len(self.classes) + 1] = self.classes
+        return label_of_index[layer]
+
     def _segments_in(self, layer: np.ndarray) -> np.ndarray:
         values = np.unique(layer.reshape(-1)[run_starts(layer)]).astype(np.int64)
         return values[(values > 0) & (values <= len(self.classes))] - 1
@@ -153,20 +161,20 @@ def panoptic_ground_truth(dataset_dict: dict) -> GroundTruth:
     crowds = [segment for segment in listed if segment.get("iscrowd", 0)]
     starts = run_starts(ids)
     run_ids = ids.reshape(-1)[starts]
-    # A table over all 2^24 possible ids; its untouched pages cost nothing.
-    index_of_id = np.zeros(1 << 24, _index_dtype(len(segments) + 1))
-    for index, segment in enumerate(segments, start=1):
-        index_of_id[segment["id"]] = index
-    for crowd in crowds:
-        index_of_id[crowd["id"]] = len(segments) + 1
-    run_indices = index_of_id.take(run_ids)
-    unlisted = (run_indices == 0) & (run_ids != 0)
+    index_of_id = {0: 0}
+    index_of_id |= {segment["id"]: index for index, segment in enumerate(segments, start=1)}
+    index_of_id |= {crowd["id"]: len(segments) + 1 for crowd in crowds}
+    known = np.array(sorted(index_of_id))
+    indices = np.array([index_of_id[i] for i in known.tolist()], _index_dtype(len(segments) + 1))
+    positions = np.searchsorted(known, run_ids).clip(max=len(known) - 1)
+    unlisted = known[positions] != run_ids
     if unlisted.any():
         raise UserError(
             f"{file_name} has a segment with id {run_ids[unlisted][0]} that is not in its "
             "segments_info; correct the annotation file."
         )
-    layer = np.repeat(run_indices, np.diff(starts, append=ids.size)).reshape(ids.shape)
+    lengths = np.diff(starts, append=ids.size)
+    layer = np.repeat(indices[positions], lengths).reshape(ids.shape)
     classes = np.array([segment["category_id"] for segment in segments], np.int64)
     return GroundTruth(classes, (layer,))
 
