@@ -11,7 +11,7 @@ from .backbone.vit import ViT
 from .mask_classification import MaskClassificationModel
 from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing
-from .structures import MaskPrediction
+from .structures import MaskPrediction, Prediction
 from .upscale import UpscaleBlock, num_upscale_blocks
 
 
@@ -68,7 +68,7 @@ class EoMT(MaskClassificationModel):
             tokens = vit.run_block(block, tokens, rotary, mask)
         return [*predictions, self.predict_masks(tokens, grid)]
 
-    def predict_masks(self, tokens: Tensor, grid: tuple[int, int]) -> MaskPrediction:
+    def predict_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         """Tokens [queries | prefix | patches] (B, T, C) to the masks and classes they hold."""
         tokens = self.backbone.norm(tokens)
         queries = tokens[:, : self.query_embed.num_embeddings]

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .structures import FactoredPrediction, MaskPrediction
+from .structures import FactoredPrediction, MaskPrediction, Prediction
 
 __all__ = ["matched_masks", "predict_masks"]
 
 
 def predict_masks(
     mask_embeddings: Tensor, mask_features: Tensor, class_logits: Tensor
-) -> MaskPrediction | FactoredPrediction:
+) -> Prediction:
     """Every query's mask is the dot product of its embedding with each pixel.
 
     Args:
@@ -32,9 +32,7 @@ def predict_masks(
     return MaskPrediction(mask_logits, class_logits)
 
 
-def matched_masks(
-    prediction: MaskPrediction | FactoredPrediction, queries: Sequence[Tensor]
-) -> Tensor:
+def matched_masks(prediction: Prediction, queries: Sequence[Tensor]) -> Tensor:
     """The masks of some queries, differentiable; from their factors if the prediction has them.
 
     Args:

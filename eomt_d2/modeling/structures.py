@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["FactoredPrediction", "MaskPrediction", "MaskTarget"]
+__all__ = ["FactoredPrediction", "MaskPrediction", "MaskTarget", "Prediction"]
 
 
 class MaskPrediction(NamedTuple):
@@ -37,6 +37,10 @@ class FactoredPrediction(NamedTuple):
     class_logits: Tensor
     mask_embeddings: Tensor
     mask_features: Tensor
+
+
+Prediction = MaskPrediction | FactoredPrediction
+"""What a network makes, in inference or in training."""
 
 
 class MaskTarget(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing, cross_attention_mask
 from .position_encoding import sine_position_encoding
-from .structures import MaskPrediction
+from .structures import MaskPrediction, Prediction
 
 __all__ = ["MaskedTransformerDecoder"]
 
@@ -168,7 +168,7 @@ class MaskedTransformerDecoder(nn.Module):
             queries = layer(queries, self.query_embed.weight, keys[level], values[level], mask)
         return [*predictions, self.predict_masks(queries, mask_features)]
 
-    def predict_masks(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
+    def predict_masks(self, queries: Tensor, mask_features: Tensor) -> Prediction:
         """Queries (B, Q, C) and mask features (B, C, h, w) to masks and classes."""
         queries = self.norm(queries)
         return predict_masks(self.mask_head(queries), mask_features, self.class_head(queries))
