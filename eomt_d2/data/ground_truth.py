@@ -52,11 +52,8 @@ class GroundTruth(NamedTuple):
 
     def nonempty(self) -> np.ndarray:
         """The indices, ascending, of the segments that have at least one pixel."""
-        present = np.zeros(len(self.classes), bool)
-        for layer in self.layers:
-            counts = np.bincount(layer.reshape(-1), minlength=len(self.classes) + 1)
-            present |= counts[1 : len(self.classes) + 1] > 0
-        return np.flatnonzero(present)
+        segments = np.concatenate([self._segments_in(layer) for layer in self.layers])
+        return np.sort(segments)
 
     def masks(self, segments: Sequence[int], height: int, width: int) -> np.ndarray:
         """Masks of some segments on a canvas that extends the layers right and bottom.
@@ -68,13 +65,40 @@ class GroundTruth(NamedTuple):
         Returns:
             (n, height, width) bool.
         """
+        segments = np.asarray(segments, np.int64)
         masks = np.zeros((len(segments), height, width), bool)
         rows, columns = self.size
-        for mask, segment in zip(masks, segments, strict=True):
-            content = mask[:rows, :columns]
-            for layer in self.layers:
-                content |= layer == segment + 1
+        content = masks[:, :rows, :columns]
+        first, *others = self.layers
+        # Values of the layer's own type: comparing with wider ones would widen every pixel.
+        values = (segments + 1).astype(first.dtype)
+        np.equal(first, values[:, None, None], out=content)
+        for layer in others:
+            for position in np.flatnonzero(np.isin(segments, self._segments_in(layer))):
+                np.equal(layer, values[position], out=content[position])
         return masks
+
+    def label_map(self, ignore_value: int) -> np.ndarray:
+        """The class of every pixel, (H, W) int64, where there is a single layer; ``ignore_value``
+        outside of all segments."""
+        (layer,) = self.layers
+        label_of_index = np.full(np.iinfo(layer.dtype).max + 1, ignore_value)
+        label_of_index[1 : len(self.classes) + 1] = self.classes
+        return label_of_index[layer]
+
+    def _segments_in(self, layer: np.ndarray) -> np.ndarray:
+        values = np.unique(layer.reshape(-1)[run_starts(layer)]).astype(np.int64)
+        return values[(values > 0) & (values <= len(self.classes))] - 1
+
+
+def run_starts(id_map: np.ndarray) -> np.ndarray:
+    """Where, in row-major order, a value differs from the one before it; 0 is the first.
+
+    Maps of segments change in few places, so what is looked up for every run instead of every
+    pixel costs next to nothing.
+    """
+    flat = id_map.reshape(-1)
+    return np.concatenate(([0], np.flatnonzero(flat[1:] != flat[:-1]) + 1))
 
 
 def ground_truth_kind(dataset_dict: dict, requested: str) -> str:
@@ -135,19 +159,22 @@ def panoptic_ground_truth(dataset_dict: dict) -> GroundTruth:
     listed = dataset_dict["segments_info"]
     segments = [segment for segment in listed if not segment.get("iscrowd", 0)]
     crowds = [segment for segment in listed if segment.get("iscrowd", 0)]
-    # A table over all 2^24 possible ids; its untouched pages cost nothing.
-    index_of_id = np.zeros(1 << 24, _index_dtype(len(segments) + 1))
-    for index, segment in enumerate(segments, start=1):
-        index_of_id[segment["id"]] = index
-    for crowd in crowds:
-        index_of_id[crowd["id"]] = len(segments) + 1
-    layer = index_of_id.take(ids)
-    unlisted = (layer == 0) & (ids != 0)
+    starts = run_starts(ids)
+    run_ids = ids.reshape(-1)[starts]
+    index_of_id = {0: 0}
+    index_of_id |= {segment["id"]: index for index, segment in enumerate(segments, start=1)}
+    index_of_id |= {crowd["id"]: len(segments) + 1 for crowd in crowds}
+    known = np.array(sorted(index_of_id))
+    indices = np.array([index_of_id[i] for i in known.tolist()], _index_dtype(len(segments) + 1))
+    positions = np.searchsorted(known, run_ids).clip(max=len(known) - 1)
+    unlisted = known[positions] != run_ids
     if unlisted.any():
         raise UserError(
-            f"{file_name} has a segment with id {ids[unlisted][0]} that is not in its "
+            f"{file_name} has a segment with id {run_ids[unlisted][0]} that is not in its "
             "segments_info; correct the annotation file."
         )
+    lengths = np.diff(starts, append=ids.size)
+    layer = np.repeat(indices[positions], lengths).reshape(ids.shape)
     classes = np.array([segment["category_id"] for segment in segments], np.int64)
     return GroundTruth(classes, (layer,))
 
@@ -196,19 +223,21 @@ def instance_ground_truth(dataset_dict: dict, height: int, width: int) -> Ground
     name = dataset_dict["file_name"]
     annotations = [item for item in dataset_dict["annotations"] if not item.get("iscrowd", 0)]
     dtype = _index_dtype(len(annotations))
-    layers = [np.zeros((height, width), dtype)]
+    # pycocotools stores columns one after the other; so do these.
+    layers = [np.zeros((width, height), dtype)]
     for index, annotation in enumerate(annotations, start=1):
         rle = _encoded(annotation.get("segmentation"), height, width, name)
         left, top, box_width, box_height = mask_util.toBbox(rle).astype(int)
-        box = np.s_[top : top + box_height, left : left + box_width]
-        mask = mask_util.decode(rle)[box].astype(bool)
+        box = np.s_[left : left + box_width, top : top + box_height]
+        mask = mask_util.decode(rle).T[box].view(bool)
         for layer in layers:
-            if not layer[box][mask].any():
+            if not np.logical_and(layer[box], mask).any():
                 break
         else:
-            layer = np.zeros((height, width), dtype)
+            layer = np.zeros((width, height), dtype)
             layers.append(layer)
-        layer[box][mask] = index
+        np.copyto(layer[box], index, where=mask)
+    layers = [np.ascontiguousarray(layer.T) for layer in layers]
     classes = np.array([item["category_id"] for item in annotations], np.int64)
     return GroundTruth(classes, tuple(layers))
 

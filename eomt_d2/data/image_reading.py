@@ -100,12 +100,12 @@ def read_id_png(file_name: str) -> np.ndarray:
         UserError: the file is unreadable.
     """
     with _decoded(file_name) as image:
-        rgb = np.asarray(image.convert("RGB"))
-    ids = rgb[:, :, 2].astype(np.int32)
-    for channel in (1, 0):
-        ids <<= 8
-        ids |= rgb[:, :, channel]
-    return ids
+        # convert() copies also what is RGB already.
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = rgb.tobytes("raw", "RGBX")
+    # Four bytes R, G, B, X are the id as a little-endian number, below X.
+    ids = np.frombuffer(pixels, "<i4").reshape(image.height, image.width)
+    return (ids & 0xFFFFFF).astype(np.int32, copy=False)
 
 
 @contextmanager
@@ -156,6 +156,8 @@ def _to_rgb(image: Image.Image, file_name: str) -> np.ndarray:
     if image.mode in ("P", "PA"):
         # Straight to RGB, Pillow would warn about transparency given per palette entry.
         image = image.convert("RGBA")
+    if image.mode == "RGB":
+        return np.array(image)
     try:
         return np.array(image.convert("RGB"))
     except ValueError as error:

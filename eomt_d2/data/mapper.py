@@ -21,6 +21,7 @@ from eomt_d2.data.ground_truth import (
     semantic_ground_truth,
 )
 from eomt_d2.data.image_reading import read_image, read_label_map
+from eomt_d2.data.size_checks import check_listed_size, check_same_size
 from eomt_d2.errors import UserError
 
 __all__ = ["MaskClassificationMapper"]
@@ -189,7 +190,7 @@ class MaskClassificationMapper:
         """
         image = read_image(dataset_dict["file_name"], "RGB")
         height, width = image.shape[:2]
-        _check_listed_size(dataset_dict, height, width)
+        check_listed_size(dataset_dict, height, width)
         result = {
             key: value
             for key, value in dataset_dict.items()
@@ -270,7 +271,7 @@ class MaskClassificationMapper:
                 ignore_value=self.ignore_value,
                 num_classes=self.num_semantic_classes,
             )
-        _check_same_size(
+        check_same_size(
             dataset_dict["file_name"],
             (height, width),
             dataset_dict[GROUND_TRUTH_KEYS[kind]],
@@ -290,9 +291,7 @@ class MaskClassificationMapper:
 
     def _label_map(self, dataset_dict, kind, cropped, geometry) -> torch.Tensor | None:
         if kind != "instance":
-            label_of_index = np.full(np.iinfo(cropped.layers[0].dtype).max + 1, self.ignore_value)
-            label_of_index[1 : len(cropped.classes) + 1] = cropped.classes
-            content = label_of_index[cropped.layers[0]]
+            content = cropped.label_map(self.ignore_value)
         elif "sem_seg_file_name" in dataset_dict:
             content = transform_id_map(read_label_map(dataset_dict["sem_seg_file_name"]), geometry)
         else:
@@ -312,22 +311,3 @@ class MaskClassificationMapper:
             _logger.warning(
                 f"{file_name} is skipped: no pixel of its {kind} ground truth belongs to a segment"
             )
-
-
-def _check_listed_size(dataset_dict: dict, height: int, width: int) -> None:
-    listed = dataset_dict.get("height", height), dataset_dict.get("width", width)
-    if listed != (height, width):
-        raise UserError(
-            f"Image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
-            f"annotation file says {listed[1]}x{listed[0]}; correct one of them."
-        )
-
-
-def _check_same_size(
-    image_file: str, image_size: tuple[int, int], truth_file: str, truth_size: tuple[int, int]
-) -> None:
-    if image_size != truth_size:
-        raise UserError(
-            f"Image file {image_file} has {image_size[1]}x{image_size[0]} pixels, but its ground "
-            f"truth {truth_file} has {truth_size[1]}x{truth_size[0]}; correct one of them."
-        )

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from .mask_product import matched_masks
 from .matcher import HungarianMatcher
 from .point_sampling import sample_binary_masks, sample_points, uncertain_points
 from .structures import MaskPrediction, MaskTarget
@@ -198,9 +199,8 @@ class MaskClassificationCriterion(nn.Module):
             class_loss = self._class_loss(
                 prediction.class_logits.float(), images, queries, labels[segments]
             )
-            mask_loss, dice = self._mask_losses(
-                prediction.mask_logits[images, queries].float(), masks, segments
-            )
+            matched_logits = matched_masks(prediction, [pair[0] for pair in matched])
+            mask_loss, dice = self._mask_losses(matched_logits, masks, segments)
             losses[f"loss_ce{suffix}"] = self.class_weight * class_loss / class_weight_sum
             losses[f"loss_mask{suffix}"] = self.mask_weight * mask_loss / num_masks
             losses[f"loss_dice{suffix}"] = self.dice_weight * dice / num_masks

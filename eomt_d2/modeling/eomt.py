@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from .backbone.presets import PRESETS
 from .backbone.vit import ViT
 from .mask_classification import MaskClassificationModel
+from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing
-from .structures import MaskPrediction
+from .structures import MaskPrediction, Prediction
 from .upscale import UpscaleBlock, num_upscale_blocks
 
 
@@ -67,11 +68,10 @@ class EoMT(MaskClassificationModel):
             tokens = vit.run_block(block, tokens, rotary, mask)
         return [*predictions, self.predict_masks(tokens, grid)]
 
-    def predict_masks(self, tokens: Tensor, grid: tuple[int, int]) -> MaskPrediction:
+    def predict_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         """Tokens [queries | prefix | patches] (B, T, C) to the masks and classes they hold."""
         tokens = self.backbone.norm(tokens)
         queries = tokens[:, : self.query_embed.num_embeddings]
         patches = tokens[:, -grid[0] * grid[1] :]
         pixels = self.upscale(patches.transpose(1, 2).unflatten(2, grid))
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), pixels)
-        return MaskPrediction(mask_logits, self.class_head(queries))
+        return predict_masks(self.mask_head(queries), pixels, self.class_head(queries))

@@ -11,13 +11,17 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .point_sampling import sample_binary_masks, sample_points
+from .chunking import chunk_numel
+from .point_sampling import sample_binary_masks, sample_many_channels
 from .structures import MaskPrediction, MaskTarget
 
 __all__ = ["HungarianMatcher", "matching_cost"]
 
 # linear_sum_assignment refuses infinite costs; beyond this any cost means "never if avoidable".
 _MAX_COST = 1e10
+
+# 2^5 = 32 probabilities are multiplied before a logarithm is taken: 2^-32 is far from underflow.
+_HALVINGS = 5
 
 
 def matching_cost(
@@ -50,16 +54,34 @@ def matching_cost(
     class_cost = -class_logits.softmax(-1)[..., labels]
 
     masks_t = masks.transpose(-1, -2)
+    probabilities = mask_logits.sigmoid()
     # BCE(x, t) = softplus(x) - x * t: one product of matrices instead of two.
-    mask_cost = F.softplus(mask_logits).sum(-1)[..., None] - mask_logits @ masks_t
+    mask_cost = _sum_of_softplus(mask_logits)[..., None] - mask_logits @ masks_t
     mask_cost = mask_cost / mask_logits.shape[-1]
 
-    probabilities = mask_logits.sigmoid()
     sizes = probabilities.sum(-1)[..., :, None] + masks.sum(-1)[..., None, :]
     dice_cost = 1 - (2 * (probabilities @ masks_t) + 1) / (sizes + 1)
 
     cost = class_weight * class_cost + mask_weight * mask_cost + dice_weight * dice_cost
     return cost.nan_to_num(0.0).clamp(-_MAX_COST, _MAX_COST)
+
+
+def _sum_of_softplus(logits: Tensor) -> Tensor:
+    """Sum of log(1 + exp(x)) over the last dimension of (..., P) logits.
+
+    softplus(x) = (x + |x|) / 2 - log(sigmoid(|x|)). These sigmoids are at least 1/2, so 32 of them
+    can be multiplied before the logarithm is taken, which would cost more than all the rest.
+    """
+    magnitudes = logits.abs()
+    positive = (logits.sum(-1) + magnitudes.sum(-1)) / 2
+    products = magnitudes.sigmoid_()
+    padding = -products.shape[-1] % 2**_HALVINGS
+    if padding:
+        products = F.pad(products, (0, padding), value=1.0)
+    for _ in range(_HALVINGS):
+        first, second = products.chunk(2, dim=-1)
+        products = first * second
+    return positive - products.log().sum(-1)
 
 
 class HungarianMatcher:
@@ -110,7 +132,7 @@ class HungarianMatcher:
                     [prediction.class_logits[b] for prediction in predictions],
                     [prediction.mask_logits[b] for prediction in predictions],
                     target,
-                    [prediction_points[b] for prediction_points in points],
+                    torch.cat([prediction_points[b] for prediction_points in points]),
                 )
                 for b, target in enumerate(targets)
             ]
@@ -123,26 +145,30 @@ class HungarianMatcher:
         class_logits: list[Tensor],
         mask_logits: list[Tensor],
         target: MaskTarget,
-        points: list[Tensor],
+        points: Tensor,
     ) -> Tensor:
-        """(L, Q, M) cost of one image in all predictions."""
-        sampled_logits = torch.cat(
-            [
-                sample_points(logits[None].float(), image_points)
-                for logits, image_points in zip(mask_logits, points, strict=True)
-            ]
-        )
-        all_points = torch.cat(points, dim=1).expand(len(target.masks), -1, -1)
+        """(L, Q, M) cost of one image in all predictions, at points (L, P, 2)."""
+        all_points = points.flatten(0, 1).expand(len(target.masks), -1, -1)
         sampled_masks = sample_binary_masks(target.masks, all_points)
-        return matching_cost(
-            torch.stack(class_logits).float(),
-            sampled_logits,
-            target.labels,
-            sampled_masks.unflatten(1, (len(points), -1)).transpose(0, 1),
-            class_weight=self.class_weight,
-            mask_weight=self.mask_weight,
-            dice_weight=self.dice_weight,
-        )
+        sampled_masks = sampled_masks.unflatten(1, points.shape[:2]).transpose(0, 1)
+        # On a GPU all predictions at once, on a CPU what its cache holds.
+        numel = len(mask_logits[0]) * self.num_points
+        chunk = max(1, chunk_numel(points.device) // numel)
+        costs = [
+            matching_cost(
+                torch.stack(class_logits[i : i + chunk]).float(),
+                sample_many_channels(
+                    torch.stack(mask_logits[i : i + chunk]), points[i : i + chunk]
+                ),
+                target.labels,
+                sampled_masks[i : i + chunk],
+                class_weight=self.class_weight,
+                mask_weight=self.mask_weight,
+                dice_weight=self.dice_weight,
+            )
+            for i in range(0, len(points), chunk)
+        ]
+        return torch.cat(costs)
 
 
 def _assign(costs: list[Tensor]) -> list[list[tuple[Tensor, Tensor]]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .chunking import chunk_numel
 
-__all__ = ["sample_points", "sample_binary_masks", "uncertain_points"]
+__all__ = ["sample_binary_masks", "sample_many_channels", "sample_points", "uncertain_points"]
 
 
 def sample_points(maps: Tensor, points: Tensor) -> Tensor:
@@ -27,6 +27,60 @@ def sample_points(maps: Tensor, points: Tensor) -> Tensor:
     """
     grid = 2 * points[:, :, None] - 1
     return F.grid_sample(maps, grid, align_corners=False)[..., 0]
+
+
+def sample_many_channels(maps: Tensor, points: Tensor) -> Tensor:
+    """What :func:`sample_points` gives, to rounding, for maps of hundreds of channels.
+
+    A point becomes a weighted sum of four rows of the table (pixels, channels), which are read one
+    after the other; ``grid_sample`` jumps from channel to channel. On a CPU, with 200 channels,
+    this takes a tenth of the time.
+
+    Args:
+        maps: (N, C, h, w) float, finite where a result is expected to be. Any memory layout;
+            channels-last saves a copy.
+        points: (N, P, 2) float32, (x, y) in [0, 1].
+
+    Returns:
+        (N, C, P) float32, in memory (N, P, C).
+    """
+    num_maps, channels, height, width = maps.shape
+    corners, weights = _corners(points, height, width)
+    corners = corners + (height * width) * torch.arange(num_maps, device=maps.device)[:, None, None]
+    table = maps.float().permute(0, 2, 3, 1).contiguous()
+    sampled = F.embedding_bag(
+        corners.flatten(0, 1),
+        table.view(-1, channels),
+        per_sample_weights=weights.flatten(0, 1),
+        mode="sum",
+    )
+    return sampled.unflatten(0, points.shape[:2]).mT
+
+
+def _corners(points: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four pixels around each point, and how much each counts.
+
+    Args:
+        points: (..., 2) float32, (x, y) in [0, 1].
+        height, width: of the map.
+
+    Returns:
+        Row-major indices (..., 4) int64 and weights (..., 4) float32. A corner outside of the map
+        weighs nothing; its index is that of the nearest pixel inside.
+    """
+    last = torch.tensor([width - 1, height - 1], device=points.device)
+    # Pixel centres lie at whole numbers.
+    positions = points * (last + 1) - 0.5
+    low = positions.floor()
+    share = positions - low
+    low = low.long()
+    # (..., [low, high], [x, y])
+    ends = torch.stack([low, low + 1], dim=-2)
+    shares = torch.stack([1 - share, share], dim=-2) * ((ends >= 0) & (ends <= last))
+    ends = torch.minimum(ends.clamp(min=0), last)
+    indices = ends[..., :, None, 1] * width + ends[..., None, :, 0]
+    weights = shares[..., :, None, 1] * shares[..., None, :, 0]
+    return indices.flatten(-2), weights.flatten(-2)
 
 
 def sample_binary_masks(masks: Tensor, points: Tensor, indices: Tensor | None = None) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .mask_product import predict_masks
 from .masked_attention import MaskAnnealing, cross_attention_mask
 from .position_encoding import sine_position_encoding
-from .structures import MaskPrediction
+from .structures import MaskPrediction, Prediction
 
 __all__ = ["MaskedTransformerDecoder"]
 
@@ -167,11 +168,10 @@ class MaskedTransformerDecoder(nn.Module):
             queries = layer(queries, self.query_embed.weight, keys[level], values[level], mask)
         return [*predictions, self.predict_masks(queries, mask_features)]
 
-    def predict_masks(self, queries: Tensor, mask_features: Tensor) -> MaskPrediction:
+    def predict_masks(self, queries: Tensor, mask_features: Tensor) -> Prediction:
         """Queries (B, Q, C) and mask features (B, C, h, w) to masks and classes."""
         queries = self.norm(queries)
-        mask_logits = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), mask_features)
-        return MaskPrediction(mask_logits, self.class_head(queries))
+        return predict_masks(self.mask_head(queries), mask_features, self.class_head(queries))
 
     def _encoding(self, x: Tensor) -> Tensor:
         encoding = sine_position_encoding(tuple(x.shape[-2:]), x.shape[1], x.device)

@@ -8,10 +8,12 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from eomt_d2.data.ground_truth import (
+    GroundTruth,
     ground_truth_kind,
     has_segments,
     instance_ground_truth,
     panoptic_ground_truth,
+    run_starts,
     semantic_ground_truth,
 )
 from eomt_d2.errors import UserError
@@ -42,6 +44,57 @@ def box_mask(height, width, left, top, right, bottom):
     mask = np.zeros((height, width), np.uint8)
     mask[top:bottom, left:right] = 1
     return mask
+
+
+class TestMaps:
+    """Four segments in two layers; value 5 (a crowd) and segment 1 are in none of the masks."""
+
+    truth = GroundTruth(
+        np.array([7, 8, 9, 6]),
+        (
+            np.array([[0, 1, 1], [5, 4, 1]], np.uint8),
+            np.array([[3, 3, 0], [0, 5, 0]], np.uint8),
+        ),
+    )
+
+    def test_segments_that_are_there(self):
+        assert self.truth.nonempty().tolist() == [0, 2, 3]
+
+    def test_masks(self):
+        masks = self.truth.masks([3, 1, 0, 2], 3, 4)
+        assert masks.dtype == bool and masks.shape == (4, 3, 4)
+        assert [np.argwhere(mask).tolist() for mask in masks] == [
+            [[1, 1]],
+            [],
+            [[0, 1], [0, 2], [1, 2]],
+            [[0, 0], [0, 1]],
+        ]
+        assert self.truth.masks([], 3, 4).shape == (0, 3, 4)
+
+    def test_label_map(self):
+        truth = self.truth._replace(layers=self.truth.layers[:1])
+        assert truth.label_map(255).tolist() == [[255, 7, 7], [255, 6, 7]]
+
+    @pytest.mark.parametrize("num_segments", [3, 300])
+    def test_masks_equal_a_comparison_per_segment(self, num_segments):
+        rng = np.random.default_rng(num_segments)
+        dtype = np.min_scalar_type(num_segments + 1)
+        shared = rng.permutation(num_segments)[: num_segments // 2] + 1
+        base = rng.integers(0, num_segments + 2, (20, 30)).astype(dtype)
+        layers = (
+            np.where(np.isin(base, shared), base, 0),
+            np.where(np.isin(base, shared), 0, base),
+        )
+        truth = GroundTruth(np.arange(num_segments), layers)
+        expected = base[None] == np.arange(1, num_segments + 1)[:, None, None]
+        masks = truth.masks(range(num_segments), 25, 30)
+        np.testing.assert_array_equal(masks[:, :20], expected)
+        assert not masks[:, 20:].any()
+        np.testing.assert_array_equal(truth.nonempty(), np.flatnonzero(expected.any((1, 2))))
+
+    def test_runs_go_over_the_ends_of_rows(self):
+        assert run_starts(np.array([[4, 4, 7], [7, 4, 4]])).tolist() == [0, 2, 4]
+        assert run_starts(np.array([[3]])).tolist() == [0]
 
 
 class TestKind:

@@ -1,7 +1,9 @@
+import itertools
 from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from eomt_d2.modeling.matcher import HungarianMatcher, matching_cost
 from eomt_d2.modeling.structures import MaskPrediction, MaskTarget
@@ -51,6 +53,26 @@ def test_cost_by_hand():
     # 2 * -1/2 + 5 * 0.8369882 + 5 / 3 = 4.851608.
     assert cost.shape == (1, 1)
     assert cost.item() == pytest.approx(4.851608, abs=1e-5)
+
+
+@pytest.mark.parametrize("num_points", [1, 32, 75, 200])
+@pytest.mark.parametrize("scale", [0.01, 5.0, 200.0])
+def test_cost_equals_the_plain_formulas(num_points, scale):
+    """Every pair by itself, in float64. Logits of up to hundreds, where sigmoids are 0 and 1."""
+    classes, logits = torch.randn(4, 3), torch.randn(4, num_points) * scale
+    labels, masks = torch.tensor([2, 0]), (torch.rand(2, num_points) > 0.5).float()
+    expected = torch.empty(4, 2, dtype=torch.float64)
+    for q, m in itertools.product(range(4), range(2)):
+        x, t = logits[q].double(), masks[m].double()
+        p = x.sigmoid()
+        dice = 1 - (2 * (p * t).sum() + 1) / (p.sum() + t.sum() + 1)
+        expected[q, m] = (
+            -2 * classes[q].double().softmax(0)[labels[m]]
+            + 5 * F.binary_cross_entropy_with_logits(x, t)
+            + 5 * dice
+        )
+    cost = matching_cost(classes, logits, labels, masks, **WEIGHTS)
+    torch.testing.assert_close(cost.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_cost_is_finite():

@@ -3,7 +3,12 @@ import torch
 import torch.nn.functional as F
 
 from eomt_d2.modeling import point_sampling
-from eomt_d2.modeling.point_sampling import sample_binary_masks, sample_points, uncertain_points
+from eomt_d2.modeling.point_sampling import (
+    sample_binary_masks,
+    sample_many_channels,
+    sample_points,
+    uncertain_points,
+)
 
 # Pixel centres of a 2 x 2 map lie at 0.25 and 0.75; points are (x, y).
 MAP = torch.tensor([[1.0, 2.0], [3.0, 4.0]])[None, None]
@@ -21,6 +26,26 @@ POINTS = torch.tensor(
 def test_sample_points_by_hand():
     sampled = sample_points(MAP, POINTS)
     assert sampled.tolist() == [[[1.0, 2.0, 2.5, 0.5, 1.0]]]
+
+
+def test_sample_many_channels_by_hand():
+    maps = torch.cat([MAP, 10 * MAP], dim=1)
+    sampled = sample_many_channels(maps, POINTS)
+    expected = torch.tensor([[1.0, 2.0, 2.5, 0.5, 1.0]])
+    torch.testing.assert_close(sampled, torch.stack([expected, 10 * expected], dim=1))
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_many_channels_equal_grid_sample(memory, dtype):
+    maps = torch.randn(3, 21, 7, 10).to(dtype).contiguous(memory_format=memory)
+    # Also on the border, where corners lie outside, and next to it.
+    points = torch.cat([torch.rand(3, 200, 2), torch.randint(0, 2, (3, 20, 2)).float()], dim=1)
+    points[:, 200:210] = points[:, 200:210].clamp(1e-3, 1 - 1e-3)
+    expected = F.grid_sample(maps.float(), 2 * points[:, :, None] - 1, align_corners=False)[..., 0]
+    sampled = sample_many_channels(maps, points)
+    assert sampled.dtype == torch.float32
+    torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_sample_binary_masks_by_hand():
