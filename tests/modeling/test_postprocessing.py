@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks
 
 from eomt_d2.modeling import postprocessing
-from eomt_d2.modeling.mask_resize import mask_logit_bands
+from eomt_d2.modeling.mask_tiles import MaskTiles
 from eomt_d2.modeling.postprocessing import (
     MaskGeometry,
     PostProcessing,
@@ -192,14 +192,13 @@ def full_size(mask_logits, geometry):
     return resize(padded, geometry.output_size)[0]
 
 
-@pytest.fixture(params=[1, 500, 2**24])
-def band_numel(request, monkeypatch):
-    """Bands of one row, of some rows, and the whole image."""
-    bands = partial(mask_logit_bands, max_numel=request.param)
-    monkeypatch.setattr(postprocessing, "mask_logit_bands", bands)
+@pytest.fixture(params=[7, 16, 128])
+def tile_side(request, monkeypatch):
+    """Many small tiles, some tiles, and the whole image."""
+    monkeypatch.setattr(postprocessing, "MaskTiles", partial(MaskTiles, side=request.param))
 
 
-@pytest.mark.usefixtures("band_numel")
+@pytest.mark.usefixtures("tile_side")
 @pytest.mark.parametrize("output_size", [(61, 83), (20, 27)])
 class TestRandomLogitsEqualTheDefinitions:
     def logits(self, output_size):
