@@ -147,6 +147,14 @@ def _add_mask_former(cfg: CN) -> None:
     cfg.TEST.SEMANTIC_OUTPUT = "scores"
     # Instances kept per image.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
+    # The network's precision in inference: "float32", or mixed precision in "float16" (GPUs only)
+    # or "bfloat16", as published results were evaluated. Results are made in float32.
+    cfg.TEST.PRECISION = "float32"
+
+    # torch.compile of the network, in training and inference: "off", "default", "reduce-overhead"
+    # (CUDA graphs) or "max-autotune" (these, and kernels chosen by measurement). It takes minutes,
+    # once for each size of input; inference in TEST_MODE "divisible" is left out.
+    cfg.MODEL.COMPILE = "off"
 
 
 def _add_mask2former(cfg: CN) -> None:

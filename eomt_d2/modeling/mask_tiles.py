@@ -83,7 +83,7 @@ class MaskTiles:
         return -self._maximum(-best)[:, 0]
 
     def _maximum(self, maps: Tensor) -> Tensor:
-        """The largest number of (N, h, w) maps among the cells that each tile is made from, (T, N)."""
+        """(T, N): the largest number of (N, h, w) maps among the cells of each tile."""
         rows = torch.stack([maps[:, rows].amax(1) for rows in self._source_rows], dim=1)
         both = torch.stack([rows[..., columns].amax(2) for columns in self._source_columns], dim=2)
         return both.flatten(1).T

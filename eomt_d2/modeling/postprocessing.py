@@ -81,8 +81,7 @@ def panoptic_inference(
 
     segments, segment_of_stuff = [], {}
     segment_ids = [0] * (num_kept + 1)
-    for query, counts in enumerate(counts.tolist()):
-        num_own, num_won, num_both = counts
+    for query, (num_own, num_won, num_both) in enumerate(counts.tolist()):
         if num_both == 0 or num_won / num_own < overlap_threshold:
             continue
         label, is_thing = labels[query], labels[query] in thing_ids
