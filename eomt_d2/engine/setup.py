@@ -157,8 +157,8 @@ def _check_machine(cfg: CfgNode, world_size: int, training: bool) -> None:
         )
     if is_mask_classification(cfg) and cfg.MODEL.COMPILE != "off" and not _has_compiler():
         raise UserError(
-            f"MODEL.COMPILE is {cfg.MODEL.COMPILE!r}, which needs a C++ compiler, but none is found "
-            f"here; install one (g++ or clang++) or set MODEL.COMPILE off."
+            f"MODEL.COMPILE is {cfg.MODEL.COMPILE!r}, which needs a C++ compiler, but there is "
+            f"none in the PATH; install one (g++ or clang++) or set MODEL.COMPILE off."
         )
     # With a reference, Detectron2 makes the batch fit the number of processes.
     if training and not cfg.SOLVER.REFERENCE_WORLD_SIZE:

@@ -8,7 +8,7 @@ Shapes: Q masks, (h, w) their grid, T tiles.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,9 @@ from .chunking import chunk_numel
 from .mask_resize import MaskGeometry, finite, source_rows
 
 __all__ = ["MaskTiles", "Tile"]
+
+# What rounding may add to a resized number, relative to the largest it is made from; generous.
+SLACK = 1e-5
 
 
 class Tile(NamedTuple):
@@ -52,8 +55,6 @@ class MaskTiles:
 
     def __init__(self, mask_logits: Tensor, geometry: MaskGeometry, side: int | None = None):
         self._logits = finite(mask_logits)
-        # What rounding may add to a resized logit; generous.
-        self._slack = 1e-5 * self._logits.abs()
         device, grid = mask_logits.device, tuple(mask_logits.shape[1:])
         if side is None:
             side = 128
@@ -69,18 +70,29 @@ class MaskTiles:
 
     def highest(self) -> Tensor:
         """(T, Q) float32: what no resized logit of a mask exceeds in a tile."""
-        return self._maximum(self._logits + self._slack)
+        highest = self._maximum(self._logits)
+        return highest + SLACK * highest.abs()
 
-    def surely_reached(self, scores: Tensor) -> Tensor:
-        """(T,) float32: at least this much is the largest ``score * sigmoid(logit)`` of the Q masks
-        at every pixel of a tile; ``scores`` is (Q,) in [0, 1]."""
+    def surely_reached(self, value: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the best of the masks reaches at every pixel of a tile.
+
+        Args:
+            value: what masks are compared by; logits (Q, ...) to the same shape, of each mask a
+                function that never falls.
+
+        Returns:
+            (T,) float32, at most the largest value of each pixel.
+        """
         # A pixel is made from at most three neighbouring cells of each axis, as two neighbouring
         # pixels of the padded input are at most one cell apart.
-        lowest = F.pad(self._logits - self._slack, (1, 1, 1, 1), mode="replicate")
-        lowest = torch.minimum(torch.minimum(lowest[:, :-2], lowest[:, 1:-1]), lowest[:, 2:])
-        lowest = torch.minimum(torch.minimum(lowest[..., :-2], lowest[..., 1:-1]), lowest[..., 2:])
-        best = (lowest.sigmoid_() * scores[:, None, None]).amax(0, keepdim=True)
-        return -self._maximum(-best)[:, 0]
+        reached = []
+        for rows in self._source_rows:
+            lowest = self._logits[:, max(0, rows.start - 1) : rows.stop + 1]
+            for axis in (1, 2):
+                lowest = _smallest_of_three(lowest, axis)
+            best = value(lowest - SLACK * lowest.abs()).amax(0)
+            reached += [best[:, columns].amin() for columns in self._source_columns]
+        return torch.stack(reached)
 
     def _maximum(self, maps: Tensor) -> Tensor:
         """(T, N): the largest number of (N, h, w) maps among the cells of each tile."""
@@ -111,6 +123,18 @@ class MaskTiles:
         horizontal = self._horizontal[tile.columns, tile.source_columns]
         with torch.autocast(logits.device.type, enabled=False):
             return vertical @ logits @ horizontal.T
+
+
+def _smallest_of_three(x: Tensor, axis: int) -> Tensor:
+    """Each number, or the smaller of its two neighbours along an axis if that is smaller."""
+    inner = x.shape[axis] - 1
+    smallest, lower, upper = x.clone(), x.narrow(axis, 0, inner), x.narrow(axis, 1, inner)
+    for part, other in (
+        (smallest.narrow(axis, 1, inner), lower),
+        (smallest.narrow(axis, 0, inner), upper),
+    ):
+        torch.minimum(part, other, out=part)
+    return smallest
 
 
 def _resize_matrix(grid: int, padded: int, image: int, output: int, device) -> Tensor:

@@ -167,6 +167,6 @@ def test_compiling_needs_a_compiler(config_file, monkeypatch):
     assert load_config(compiled).MODEL.COMPILE == "default"
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match="'default', which needs a C.. compiler, but none is found"):
+    with pytest.raises(UserError, match="'default', which needs a C.. compiler, but there is none"):
         load_config(compiled)
     load_config(arguments(config_file))

@@ -50,7 +50,10 @@ def test_tiles_equal_the_two_resizes(geometry, side):
 def test_no_pixel_is_beyond_the_bounds_of_its_tile(geometry):
     logits, scores = torch.randn(4, 16, 16) * 10, torch.rand(4)
     tiles = MaskTiles(logits, geometry, 9)
-    highest, reached = tiles.highest(), tiles.surely_reached(scores)
+    highest, reached = (
+        tiles.highest(),
+        tiles.surely_reached(lambda x: x.sigmoid() * scores[:, None, None]),
+    )
     resized = two_resizes(logits, geometry)
     best = (resized.sigmoid() * scores[:, None, None]).amax(0)
     for t, tile in enumerate(tiles.tiles):
@@ -68,7 +71,8 @@ def test_bounds_are_sharp_where_a_mask_is_flat():
     assert [tile.columns.start for tile in tiles.tiles] == [0, 16, 32, 48] * 2
     expected = torch.tensor([[5.0, -5.0], [5.0, 5.0], [5.0, 5.0], [-5.0, 5.0]]).repeat(2, 1)
     torch.testing.assert_close(tiles.highest(), expected, rtol=1e-4, atol=0)
-    reached = tiles.surely_reached(torch.tensor([0.5, 1.0]))
+    scores = torch.tensor([0.5, 1.0])[:, None, None]
+    reached = tiles.surely_reached(lambda x: x.sigmoid() * scores)
     # sigmoid(5) = 0.99331 times the score; within three cells of the border sigmoid(-5).
     assert reached[0].item() == pytest.approx(0.99331 / 2, abs=1e-4)
     assert reached[1].item() == pytest.approx(0.0067, abs=1e-4)
