@@ -237,6 +237,26 @@ class TestRandomLogitsEqualTheDefinitions:
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("output_size", [(61, 83), (20, 27)])
+@pytest.mark.parametrize("spread, offset", [(1.0, -1.0), (8.0, -3.0)])
+def test_only_queries_without_a_pixel_are_left_out_of_a_tile(output_size, spread, offset):
+    """Weak masks, where low logits win, and strong ones; each tile keeps every query that wins a
+    pixel of it or has one."""
+    mask_logits = F.avg_pool2d(torch.randn(12, 20, 24), 9, stride=1) * 9 * spread + offset
+    scores, geometry = torch.linspace(0.3, 1, 12), MaskGeometry((48, 64), (40, 64), output_size)
+    tiles = MaskTiles(mask_logits, geometry, side=5)
+    kept = postprocessing._may_own_or_win(tiles, scores)
+    logits = full_size(mask_logits, geometry)
+    winners = (logits.sigmoid() * scores[:, None, None]).argmax(0)
+    needed = torch.zeros_like(kept)
+    for t, tile in enumerate(tiles.tiles):
+        needed[t, winners[tile.rows, tile.columns].unique()] = True
+        needed[t] |= (logits[:, tile.rows, tile.columns] >= 0).flatten(1).any(1)
+    assert not (needed & ~kept).any()
+    assert needed.sum(1).float().mean() > 1.1
+    assert (~kept).float().mean() > 0.1
+
+
 class TestInstances:
     # Query 0 is sure of two pixels of the upper row, 3/4 and 9/10; query 1 of nothing.
     MASKS = torch.tensor([[[LN3, LN9], [-LN3, -LN3]], [[-LN3, -LN3], [-LN3, 0.0]]])
