@@ -54,7 +54,7 @@ class MaskTiles:
     """
 
     def __init__(self, mask_logits: Tensor, geometry: MaskGeometry, side: int | None = None):
-        self._logits = finite(mask_logits)
+        self._logits = finite(mask_logits.detach())
         device, grid = mask_logits.device, tuple(mask_logits.shape[1:])
         if side is None:
             side = 128

@@ -366,6 +366,13 @@ class TestPostProcessing:
         assert results["sem_seg"].shape == (2, 6, 9)
         assert results["sem_seg"].argmax(0)[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
 
+    def test_results_where_gradients_are_enabled(self):
+        settings = dict(panoptic_on=True, instance_on=True, semantic_on=True, thing_ids={0})
+        logits = [x.clone().requires_grad_() for x in self.LOGITS]
+        for output in ("scores", "labels"):
+            results = PostProcessing(semantic_output=output, **settings)(*logits, self.GEOMETRY)
+            assert len(results["panoptic_seg"][1]) == 2
+
     def test_semantic_scores_lose_the_padding(self):
         # Only the lower half of the input, which is padding, belongs to the mask.
         masks = torch.tensor([[[-99.0], [99.0]]])
