@@ -151,6 +151,14 @@ def _add_mask_former(cfg: CN) -> None:
     # Package that computes the AP of COCO instances: the official "pycocotools", or
     # "faster_coco_eval" (pip install faster-coco-eval), which gives the same numbers in C++.
     cfg.TEST.COCO_EVALUATOR = "pycocotools"
+    # The network's precision in inference: "float32", or mixed precision in "float16" (GPUs only)
+    # or "bfloat16", as published results were evaluated. Results are made in float32.
+    cfg.TEST.PRECISION = "float32"
+
+    # torch.compile of the network, in training and inference: "off", "default", "reduce-overhead"
+    # (CUDA graphs) or "max-autotune" (these, and kernels chosen by measurement). It takes minutes,
+    # once for each size of input; inference in TEST_MODE "divisible" is left out.
+    cfg.MODEL.COMPILE = "off"
 
 
 def _add_mask2former(cfg: CN) -> None:

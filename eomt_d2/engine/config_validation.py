@@ -10,6 +10,8 @@ from eomt_d2.errors import UserError
 from eomt_d2.evaluation.average_precision import COCO_EVALUATORS
 from eomt_d2.modeling import MaskClassificationModel
 from eomt_d2.modeling.backbone.presets import PRESETS
+from eomt_d2.modeling.compilation import COMPILE_MODES
+from eomt_d2.modeling.mask_classification import TEST_PRECISIONS
 
 from .released_mask2former import released_mask2former_problems
 
@@ -28,6 +30,8 @@ CHOICES = {
 MASK_CLASSIFICATION_CHOICES = {
     "INPUT.TEST_MODE": ("square", "divisible", "window"),
     "TEST.SEMANTIC_OUTPUT": ("scores", "labels"),
+    "TEST.PRECISION": tuple(TEST_PRECISIONS),
+    "MODEL.COMPILE": COMPILE_MODES,
     "MODEL.MASK_FORMER.LOSS_NORMALIZER": ("matched", "segments"),
     "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "none"),
@@ -192,6 +196,11 @@ def _precision_problems(cfg: CfgNode) -> Iterator[str]:
         yield (
             f"SOLVER.AMP.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
             f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or set SOLVER.AMP.ENABLED False."
+        )
+    if cfg.TEST.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
+        yield (
+            f"TEST.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
+            f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or 'float32'."
         )
 
 

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import os
 import re
+import shutil
 from collections.abc import Callable
 
 import torch
@@ -154,12 +155,22 @@ def _check_machine(cfg: CfgNode, world_size: int, training: bool) -> None:
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}, but PyTorch finds no GPU here; add "
             f"MODEL.DEVICE cpu to the command."
         )
+    if is_mask_classification(cfg) and cfg.MODEL.COMPILE != "off" and not _has_compiler():
+        raise UserError(
+            f"MODEL.COMPILE is {cfg.MODEL.COMPILE!r}, which needs a C++ compiler, but there is "
+            f"none in the PATH; install one (g++ or clang++) or set MODEL.COMPILE off."
+        )
     # With a reference, Detectron2 makes the batch fit the number of processes.
     if training and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         _check_batch(cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS, world_size)
     parent = os.path.abspath(cfg.OUTPUT_DIR)
     if os.path.exists(parent) and not os.path.isdir(parent):
         raise UserError(f"OUTPUT_DIR is {cfg.OUTPUT_DIR}, which is a file and no folder.")
+
+
+def _has_compiler() -> bool:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++", "cl")
+    return any(name and shutil.which(name.split()[0]) for name in names)
 
 
 def _check_batch(batch: int, accumulation_steps: int, world_size: int) -> None:

@@ -3,14 +3,16 @@ out. A network only adds ``predict``."""
 
 import math
 from collections import defaultdict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
+from .compilation import CompiledPredict
 from .criterion import LossNormalizers, MaskClassificationCriterion
 from .mask_resize import MaskGeometry
 from .matcher import HungarianMatcher
@@ -21,9 +23,10 @@ from .windows import merge_windows, window_positions
 __all__ = ["MaskClassificationModel"]
 
 TEST_MODES = ("square", "divisible", "window")
+TEST_PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class MaskClassificationModel(nn.Module):
+class MaskClassificationModel(CompiledPredict):
     """Base of the meta-architectures that classify masks (MaskFormer, arXiv 2107.06278).
 
     Args:
@@ -40,6 +43,10 @@ class MaskClassificationModel(nn.Module):
             mode, what the network needs beyond that is padded too.
         test_size_divisibility: for "divisible"; 0 means ``size_divisibility``.
         pad_after_normalization: padding has the mean colour (Mask2Former) instead of being black.
+        test_precision: of the network in inference: "float32" leaves it as it is called;
+            "float16" or "bfloat16" are mixed precision. Results are made in float32.
+        compile_mode: see :meth:`compile_predict`. Inference in "divisible" mode stays uncompiled:
+            it would compile for every size of image.
     """
 
     # Which of {"boxes", "sem_seg"} the dataset mapper must add to the instance masks.
@@ -60,10 +67,16 @@ class MaskClassificationModel(nn.Module):
         test_mode: str = "square",
         test_size_divisibility: int = 0,
         pad_after_normalization: bool = False,
+        test_precision: str = "float32",
+        compile_mode: str = "off",
     ):
         super().__init__()
         if test_mode not in TEST_MODES:
             raise UserError(f"INPUT.TEST_MODE is {test_mode!r}: choose from {TEST_MODES}.")
+        if test_precision not in TEST_PRECISIONS:
+            raise UserError(
+                f"TEST.PRECISION is {test_precision!r}: choose from {tuple(TEST_PRECISIONS)}."
+            )
         self.num_classes = num_classes
         self.num_queries = num_queries
         self.criterion = criterion
@@ -73,6 +86,8 @@ class MaskClassificationModel(nn.Module):
         self.test_mode = test_mode
         self.pad_after_normalization = pad_after_normalization
         self.test_size_divisibility = math.lcm(test_size_divisibility or 1, size_divisibility)
+        self.test_dtype = TEST_PRECISIONS[test_precision]
+        self.compile_predict(compile_mode)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -119,6 +134,8 @@ class MaskClassificationModel(nn.Module):
             # Mask2Former's configs say -1 where nothing is asked for.
             test_size_divisibility=max(cfg.INPUT.SIZE_DIVISIBILITY, 0) or node.SIZE_DIVISIBILITY,
             pad_after_normalization=cfg.INPUT.PAD_AFTER_NORMALIZATION,
+            test_precision=cfg.TEST.PRECISION,
+            compile_mode=cfg.MODEL.COMPILE,
         )
 
     @property
@@ -211,13 +228,22 @@ class MaskClassificationModel(nn.Module):
             groups[self._padded_size(image)].append(i)
         results = [{}] * len(images)
         for padded, members in groups.items():
-            mask_logits, class_logits = self.predict(
-                self._stack([images[i] for i in members], padded)
-            )[-1]
+            mask_logits, class_logits = self._final([images[i] for i in members], padded)
             for i, masks, classes in zip(members, mask_logits, class_logits, strict=True):
                 geometry = MaskGeometry(padded, tuple(images[i].shape[-2:]), sizes[i])
                 results[i] = self.postprocessing(classes, masks, geometry)
         return results
+
+    def _final(self, images: list[Tensor], padded: tuple[int, int]) -> MaskPrediction:
+        """The final prediction for some images, in the precision of inference."""
+        batch = self._stack(images, padded)
+        predict = self.predict
+        if self.test_mode == "divisible":
+            predict = partial(type(self).predict, self)
+        if self.test_dtype is None:
+            return predict(batch)[-1]
+        with torch.autocast(batch.device.type, dtype=self.test_dtype):
+            return predict(batch)[-1]
 
     def _slide(self, image: Tensor, output_size: tuple[int, int]) -> dict:
         """Semantic results of one image from square windows along its long side."""
@@ -231,7 +257,7 @@ class MaskClassificationModel(nn.Module):
         positions = window_positions(*image_size, side)
         crops = [image[:, top : top + side, left : left + side] for top, left in positions]
         padded = _ceil_to(side, self.size_divisibility)
-        prediction = self.predict(self._stack(crops, (padded, padded)))[-1]
+        prediction = self._final(crops, (padded, padded))
         # A generator: the scores of one window at a time.
         windows = (
             semantic_scores(masks, classes, (padded, padded))[:, :side, :side]

@@ -1,20 +1,17 @@
-"""Mask logits on their way from the network's stride to the original image, in bands of rows.
+"""Maps on their way from the network's stride to the original image, in bands of rows.
 
 The way has two bilinear resizes and both belong to the published numbers: to the size of the
 network's padded input, where the padding is cropped, and from there to the original size. A full
 result, (Q, height, width) float, can be tens of GB; a band of its rows is as small as one likes.
 """
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunking import chunk_numel
-
-__all__ = ["MaskGeometry", "row_bands", "resize_rows", "mask_logit_bands"]
+__all__ = ["MaskGeometry", "row_bands", "source_rows", "resize_rows", "finite"]
 
 
 class MaskGeometry(NamedTuple):
@@ -83,42 +80,9 @@ def source_rows(source_height: int, height: int, rows: slice) -> slice:
     return slice(int(upper[0]), int(lower[-1]) + 1)
 
 
-def mask_logit_bands(
-    mask_logits: Tensor, geometry: MaskGeometry, max_numel: int | None = None
-) -> Iterator[tuple[slice, Tensor]]:
-    """Both resizes, to ``input_size``, crop to ``image_size``, to ``output_size``, in bands of rows
-    from top to bottom.
-
-    Args:
-        mask_logits: (Q, h, w) float.
-        geometry: see :class:`MaskGeometry`.
-        max_numel: numbers per band, default :func:`chunk_numel`. A band has at least one row.
-
-    Yields:
-        The rows, and their logits (Q, rows, width) float32.
-    """
-    height, width = geometry.output_size
-    # Shrinking, a band has more numbers before the second resize than after it.
-    input_numel_per_row = geometry.input_size[1] * geometry.image_size[0] / height
-    numel_per_row = len(mask_logits) * max(width, input_numel_per_row)
-    mask_logits = _finite(mask_logits)
-    if max_numel is None:
-        max_numel = chunk_numel(mask_logits.device)
-    for rows in row_bands(height, numel_per_row, max_numel):
-        yield rows, _resize_band(mask_logits, geometry, rows)
-
-
-def _resize_band(mask_logits: Tensor, geometry: MaskGeometry, rows: slice) -> Tensor:
-    input_size, (image_height, image_width), output_size = geometry
-    image_rows = source_rows(image_height, output_size[0], rows)
-    image = resize_rows(mask_logits, input_size, image_rows)[..., :image_width]
-    return resize_rows(
-        image, output_size, rows, source_height=image_height, source_start=image_rows.start
-    )
-
-
-def _finite(mask_logits: Tensor) -> Tensor:
-    # Half precision overflows to inf, and interpolating between two infinities gives NaN.
+def finite(mask_logits: Tensor) -> Tensor:
+    """Mask logits as float32 that can be interpolated: half precision overflows to inf, and between
+    two infinities lies NaN."""
     return mask_logits.float().clamp(-1e30, 1e30)
 
 

@@ -126,11 +126,11 @@ class MaskAnnealing(nn.Module):
         """
         if not self._random[block]:
             return None
-        size, generator = mask_logits.shape[:2], None
-        if not self.training:
-            size = (1, size[1])
-            generator = torch.Generator(mask_logits.device).manual_seed(block)
-        draw = torch.rand(size, device=mask_logits.device, generator=generator)
+        size, device = mask_logits.shape[:2], mask_logits.device
+        if self.training:
+            draw = torch.rand(size, device=device)
+        else:
+            draw = _fixed_draw(block, size[1], device)
         return draw >= self.probs[block]
 
     def _refresh(self, probs: Sequence[float]) -> None:
@@ -141,6 +141,14 @@ class MaskAnnealing(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
         if not self.probs.is_meta:
             self._refresh(self.probs.tolist())
+
+
+# torch.compile knows no generators; this draw is always the same.
+@torch.compiler.assume_constant_result
+def _fixed_draw(seed: int, num_queries: int, device: torch.device) -> Tensor:
+    """(1, Q) uniform numbers in [0, 1)."""
+    generator = torch.Generator(device).manual_seed(seed)
+    return torch.rand((1, num_queries), device=device, generator=generator)
 
 
 def masking_probability(iteration: int, start: float, end: float, power: float = 0.9) -> float:

@@ -101,6 +101,20 @@ def annealed(schedule, starts, ends):
             ("TEST.BEST_METRIC", "PQ", "TEST.EVAL_PERIOD", 100),
             r"TEST.BEST_METRIC is 'PQ'; it must be a task and a metric",
         ),
+        (
+            ("MODEL.COMPILE", "fast"),
+            r"MODEL.COMPILE is 'fast'; it must be 'off', 'default', 'reduce-overhead' or "
+            r"'max-autotune'\.",
+        ),
+        (
+            ("TEST.PRECISION", "half"),
+            r"TEST.PRECISION is 'half'; it must be 'float32', 'float16' or 'bfloat16'\.",
+        ),
+        (
+            ("TEST.PRECISION", "float16", "MODEL.DEVICE", "cpu"),
+            r"TEST.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is 'cpu'; use "
+            r"'bfloat16' or 'float32'\.",
+        ),
         (("INPUT.EMPTY_SAMPLES", "skip"), r"INPUT.EMPTY_SAMPLES is 'skip'.*'redraw' or 'keep'"),
         (("INPUT.MIN_SCALE", 3.0), r"INPUT.MIN_SCALE is 3.0 and INPUT.MAX_SCALE 2.0"),
         (("MODEL.VIT.PATCH_SIZE", 0), r"MODEL.VIT.PATCH_SIZE is 0; it must be at least 1\."),

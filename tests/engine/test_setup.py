@@ -159,3 +159,14 @@ def test_no_gpu_gives_the_override_to_add(config_file, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="finds no GPU here; add MODEL.DEVICE cpu"):
         load_config(arguments(config_file, "MODEL.DEVICE", "cuda"))
+
+
+def test_compiling_needs_a_compiler(config_file, monkeypatch):
+    compiled = arguments(config_file, "MODEL.COMPILE", "default")
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    assert load_config(compiled).MODEL.COMPILE == "default"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match="'default', which needs a C.. compiler, but there is none"):
+        load_config(compiled)
+    load_config(arguments(config_file))

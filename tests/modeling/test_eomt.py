@@ -246,6 +246,29 @@ def test_batch_equals_single(pair):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
+def test_bfloat16_inference_is_close(pair):
+    """bfloat16 has 8 bits: what is added up over the blocks is off by up to a few percent of the
+    logits' spread, and few of the masks' pixels change sides."""
+    _, model = pair
+    model.eval().mask_annealing.set_probs([0.0] * BLOCKS)
+    images = [torch.randint(0, 255, (3, 48, SIZE), dtype=torch.uint8)]
+    model.pixel_std.fill_(60.0), model.pixel_mean.fill_(120.0)
+    try:
+        with torch.no_grad():
+            expected = model._final(images, (SIZE, SIZE))
+            model.test_dtype = torch.bfloat16
+            actual = model._final(images, (SIZE, SIZE))
+    finally:
+        model.test_dtype = None
+        model.pixel_std.fill_(1.0), model.pixel_mean.fill_(0.0)
+        model.mask_annealing.set_probs([1.0] * BLOCKS)
+    assert actual.mask_logits.dtype == torch.bfloat16
+    for a, b in zip(actual, expected, strict=True):
+        difference = a.float() - b
+        assert 0 < difference.std() < 0.03 * b.std()
+    assert ((actual.mask_logits > 0) != (expected.mask_logits > 0)).float().mean() < 0.02
+
+
 def training_input(num_segments=2, size=SIZE):
     from detectron2.structures import BitMasks, Instances
 

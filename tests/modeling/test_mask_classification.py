@@ -27,13 +27,14 @@ class Bright(MaskClassificationModel):
 
     def predict(self, images, all_predictions=False):
         self.seen = images
+        self.autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
         masks = images[:, :1] * 10 - 5
         masks = torch.cat((masks, -masks.abs() - 9), 1)
         classes = torch.tensor([[0.0, 20, 0], [0, 0, 20]]).expand(len(images), -1, -1)
         return [MaskPrediction(masks, classes)]
 
 
-def make(test_mode="square", size_divisibility=8, **postprocessing):
+def make(test_mode="square", size_divisibility=8, test_precision="float32", **postprocessing):
     postprocessing = postprocessing or dict(semantic_on=True, semantic_output="labels")
     return Bright(
         num_classes=2,
@@ -45,6 +46,7 @@ def make(test_mode="square", size_divisibility=8, **postprocessing):
         size_divisibility=size_divisibility,
         image_size=16,
         test_mode=test_mode,
+        test_precision=test_precision,
     ).eval()
 
 
@@ -120,6 +122,32 @@ def test_windows_slide_over_the_long_side():
     assert scores.shape == (2, 16, 40)
     assert scores[1, :, :19].max() < 0.01
     assert scores[1, :, 21:].min() > 0.99
+
+
+@pytest.mark.parametrize("test_mode", ["square", "divisible", "window"])
+def test_precision_of_inference(test_mode):
+    """The network runs in it, results do not, and training is left to the trainer."""
+    model = make(test_mode, semantic_on=True)
+    inputs = [{"image": image(16, 40 if test_mode == "window" else 16)}]
+    (expected,) = model(inputs)
+    assert model.autocast is False
+    model.test_dtype = torch.bfloat16
+    (actual,) = model(inputs)
+    assert model.autocast == torch.bfloat16
+    assert torch.equal(actual["sem_seg"], expected["sem_seg"])  # no layer of it is cast
+    model.test_dtype = None
+    with torch.autocast("cpu", torch.bfloat16):
+        model(inputs)
+    assert model.autocast == torch.bfloat16, "float32 leaves the caller's choice alone"
+    model.train().test_dtype = torch.bfloat16
+    model.criterion.forward = lambda *_: {}
+    model([with_segments(1)])
+    assert model.autocast is False
+
+
+def test_unknown_precision():
+    with pytest.raises(UserError, match="TEST.PRECISION is 'half'"):
+        make(test_precision="half")
 
 
 def test_an_image_larger_than_the_square_is_explained():

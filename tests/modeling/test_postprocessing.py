@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from detectron2.structures import BitMasks
 
 from eomt_d2.modeling import postprocessing
-from eomt_d2.modeling.mask_resize import mask_logit_bands
+from eomt_d2.modeling.mask_tiles import MaskTiles
 from eomt_d2.modeling.postprocessing import (
     MaskGeometry,
     PostProcessing,
@@ -192,14 +192,13 @@ def full_size(mask_logits, geometry):
     return resize(padded, geometry.output_size)[0]
 
 
-@pytest.fixture(params=[1, 500, 2**24])
-def band_numel(request, monkeypatch):
-    """Bands of one row, of some rows, and the whole image."""
-    bands = partial(mask_logit_bands, max_numel=request.param)
-    monkeypatch.setattr(postprocessing, "mask_logit_bands", bands)
+@pytest.fixture(params=[7, 16, 128])
+def tile_side(request, monkeypatch):
+    """Many small tiles, some tiles, and the whole image."""
+    monkeypatch.setattr(postprocessing, "MaskTiles", partial(MaskTiles, side=request.param))
 
 
-@pytest.mark.usefixtures("band_numel")
+@pytest.mark.usefixtures("tile_side")
 @pytest.mark.parametrize("output_size", [(61, 83), (20, 27)])
 class TestRandomLogitsEqualTheDefinitions:
     def logits(self, output_size):
@@ -236,6 +235,26 @@ class TestRandomLogitsEqualTheDefinitions:
         expected = torch.einsum("qk,qhw->khw", shares, resized.sigmoid())
         scores = semantic_scores(mask_logits, class_logits, output_size)
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("output_size", [(61, 83), (20, 27)])
+@pytest.mark.parametrize("spread, offset", [(1.0, -1.0), (8.0, -3.0)])
+def test_only_queries_without_a_pixel_are_left_out_of_a_tile(output_size, spread, offset):
+    """Weak masks, where low logits win, and strong ones; each tile keeps every query that wins a
+    pixel of it or has one."""
+    mask_logits = F.avg_pool2d(torch.randn(12, 20, 24), 9, stride=1) * 9 * spread + offset
+    scores, geometry = torch.linspace(0.3, 1, 12), MaskGeometry((48, 64), (40, 64), output_size)
+    tiles = MaskTiles(mask_logits, geometry, side=5)
+    kept = postprocessing._may_own_or_win(tiles, scores)
+    logits = full_size(mask_logits, geometry)
+    winners = (logits.sigmoid() * scores[:, None, None]).argmax(0)
+    needed = torch.zeros_like(kept)
+    for t, tile in enumerate(tiles.tiles):
+        needed[t, winners[tile.rows, tile.columns].unique()] = True
+        needed[t] |= (logits[:, tile.rows, tile.columns] >= 0).flatten(1).any(1)
+    assert not (needed & ~kept).any()
+    assert needed.sum(1).float().mean() > 1.1
+    assert (~kept).float().mean() > 0.1
 
 
 class TestInstances:
@@ -306,14 +325,21 @@ class TestSemantic:
         resized = semantic_inference(scores, (1, 4))
         assert resized.flatten().tolist() == [0.0, 0.25, 0.75, 1.0]
 
-    def test_labels_are_the_best_scores(self, monkeypatch):
-        scores = torch.rand(5, 9, 11)
-        expected = semantic_inference(scores, (33, 20)).argmax(0)
-        assert torch.equal(semantic_labels(scores, (33, 20)), expected)
-        monkeypatch.setattr(postprocessing, "chunk_numel", lambda device: 300)
-        labels = semantic_labels(scores, (33, 20))
+    @pytest.mark.usefixtures("tile_side")
+    @pytest.mark.parametrize("output_size", [(61, 83), (20, 27)])
+    def test_labels_are_the_best_scores(self, output_size):
+        # Smooth, so that few of the seven classes are in a tile; between two images of one class.
+        scores = F.avg_pool2d(torch.rand(7, 36, 44), 5, stride=1).pow(8)
+        scores[:, :, :9] = torch.tensor([0, 0, 0, 1.0, 0, 0, 0])[:, None, None]
+        labels = semantic_labels(scores, output_size)
         assert labels.dtype == torch.int64
-        assert torch.equal(labels, expected)
+        assert labels.unique().tolist() == [0, 1, 2, 3, 4, 5, 6]
+        expected = semantic_inference(scores, output_size).argmax(0)
+        assert (labels != expected).sum() <= 2
+
+    def test_the_first_of_equal_classes_is_taken(self):
+        labels = semantic_labels(torch.ones(3, 4, 4), (8, 8))
+        assert labels.unique().tolist() == [0]
 
     def test_autocast_does_not_touch_the_scores(self):
         masks, class_logits = torch.randn(4, 3, 3), torch.randn(4, 6)
@@ -339,6 +365,13 @@ class TestPostProcessing:
         assert results["instances"].pred_classes.tolist() == [0, 0]
         assert results["sem_seg"].shape == (2, 6, 9)
         assert results["sem_seg"].argmax(0)[0].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+
+    def test_results_where_gradients_are_enabled(self):
+        settings = dict(panoptic_on=True, instance_on=True, semantic_on=True, thing_ids={0})
+        logits = [x.clone().requires_grad_() for x in self.LOGITS]
+        for output in ("scores", "labels"):
+            results = PostProcessing(semantic_output=output, **settings)(*logits, self.GEOMETRY)
+            assert len(results["panoptic_seg"][1]) == 2
 
     def test_semantic_scores_lose_the_padding(self):
         # Only the lower half of the input, which is padding, belongs to the mask.

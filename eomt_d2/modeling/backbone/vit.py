@@ -238,7 +238,8 @@ class ViT(Backbone):
     def _position_embedding(self, grid: tuple[int, int]) -> Tensor:
         if grid == self._native_grid:
             return self.pos_embed
-        if torch.is_grad_enabled():
+        # A compiled network must not keep what it makes: CUDA graphs use the memory again.
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return resample_position_embedding(self.pos_embed, self._native_grid, grid)
         if grid not in self._resampled:
             self._resampled[grid] = resample_position_embedding(
