@@ -7,9 +7,10 @@ from torch import nn
 
 from eomt_d2.analysis import masked_when_finished
 from eomt_d2.errors import UserError
+from eomt_d2.modeling import EoMT
 
 from .inputs import test_inputs, training_inputs
-from .plan import Model, Point, Settings, at_point, precision_of
+from .plan import Model, Point, Settings, at_point, precision_of, uncompiled
 from .steps import InferenceStep, TrainingStep
 from .transformers_eomt import Agreement, TransformersEoMT, compare_networks, transformers_batch
 
@@ -47,7 +48,9 @@ def build_step(
     batch = training_inputs(cfg, point.batch, settings.segments)
     if model.transformers:
         batch = transformers_batch(batch)
-    return TrainingStep(network, batch, cfg, precision_of(cfg)), agreement
+    # transformers calls its criterion for each prediction, after all of them are made.
+    criterion = network.get_submodule("network.criterion" if model.transformers else "criterion")
+    return TrainingStep(network, criterion, batch, cfg, precision_of(cfg)), agreement
 
 
 def build_network(cfg: CfgNode, settings: Settings) -> nn.Module:
@@ -81,13 +84,9 @@ def build_network(cfg: CfgNode, settings: Settings) -> nn.Module:
 def _transformers_network(
     cfg: CfgNode, point: Point, settings: Settings
 ) -> tuple[TransformersEoMT, Agreement]:
-    if settings.compile != "off":
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.COMPILE = "off"
-        cfg.freeze()
-    ours = build_network(cfg, settings)
+    ours = build_network(uncompiled(cfg), settings)
     theirs = TransformersEoMT(ours, settings.compile)
+    assert isinstance(ours, EoMT)  # or transformers would have had none
     images = [x["image"] for x in _test_inputs(cfg, point)]
     return theirs, compare_networks(ours, theirs, images)
 

@@ -8,6 +8,8 @@ from detectron2.config import CfgNode
 from eomt_d2.analysis import build_meta_model, masked_when_finished, network_complexity
 from eomt_d2.modeling.backbone.vit_block import Attention
 
+from .plan import uncompiled
+
 __all__ = ["Costs", "network_costs"]
 
 
@@ -42,7 +44,7 @@ def network_costs(
     Raises:
         UserError: see :func:`~eomt_d2.analysis.network_complexity`.
     """
-    model = build_meta_model(cfg)
+    model = build_meta_model(uncompiled(cfg))
     finished = masked_when_finished(cfg, model)
     if training:
         # As a training begins: masked wherever that is possible.

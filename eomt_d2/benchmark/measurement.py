@@ -12,10 +12,11 @@ from .building import build_step
 from .costs import network_costs
 from .machine import MatrixProduct
 from .memory import peak_memory, tensors_of
-from .plan import Model, Point, Settings, at_point, precision_of
+from .plan import CUDA_GRAPH_MODES, Model, Point, Settings, at_point, precision_of
 from .steps import InferenceStep, TrainingStep
 from .summary import summarize
 from .timing import TOTAL, Stopwatch, by_turns, timed
+from .transformers_eomt import agreeing_pixels
 
 __all__ = ["OUT_OF_MEMORY", "Result", "check", "is_out_of_memory", "measure"]
 
@@ -64,18 +65,15 @@ def measure(models: Sequence[Model], point: Point, settings: Settings) -> Result
         * ``parameters``; ``macs`` and ``attention_macs``, those of one image, see
           :class:`~eomt_d2.benchmark.costs.Costs`; in training those of the forward pass;
         * ``peak_bytes``: see :func:`~eomt_d2.benchmark.memory.peak_memory`; None if not measured;
-        * ``agreement``: of transformers' network with ours.
+        * ``agreement``: of transformers' network with ours, see
+          :func:`~eomt_d2.benchmark.transformers_eomt.compare_networks`, and in inference
+          ``pixels``, see :func:`~eomt_d2.benchmark.transformers_eomt.agreeing_pixels`.
 
     Raises:
         UserError: if a model refuses a value, or transformers' network is another one.
     """
-    results: dict[str, Result] = {model.name: _identity(model) for model in models}
-    steps = {}
-    for model in models:
-        step = _warm_step(model, point, settings, results[model.name])
-        if step is not None:
-            steps[model.name] = step
-        _collect(settings)
+    results = {model.name: _identity(model) for model in models}
+    steps = _warm_steps(models, point, settings, results)
     precision = precision_of(models[0].cfg)
     product = MatrixProduct(settings.device, precision)
     times = _times({**steps, _MATRIX_PRODUCT: product}, settings)
@@ -113,26 +111,43 @@ def _identity(model: Model) -> Result:
     }
 
 
+def _warm_steps(
+    models: Sequence[Model], point: Point, settings: Settings, results: Mapping[str, Result]
+) -> dict[str, Any]:
+    """What can be measured, after it has run; peaks, agreements and failures go to ``results``."""
+    steps: dict[str, Any] = {}
+    before = None
+    for model in models:
+        try:
+            before = _warm_step(model, point, settings, results[model.name], before)
+            steps[model.name] = before
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            results[model.name]["failure"] = OUT_OF_MEMORY
+            before = None
+        _collect(settings)
+    return steps
+
+
 def _warm_step(
-    model: Model, point: Point, settings: Settings, result: Result
-) -> InferenceStep | TrainingStep | None:
-    """A step that has run, with its peak memory in ``result``; None if memory does not suffice."""
-    try:
-        step, agreement = build_step(model, point, settings)
-        result["agreement"] = agreement and agreement._asdict()
-        for _ in range(settings.warmup):
-            timed(step, settings.device)
-        result["peak_bytes"] = _peak_bytes(step, settings)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        result["failure"] = OUT_OF_MEMORY
-        return None
+    model: Model, point: Point, settings: Settings, result: Result, before: Any
+) -> InferenceStep | TrainingStep:
+    """``before`` is the step of the model that comes before this one, of transformers' ours."""
+    step, agreement = build_step(model, point, settings)
+    for _ in range(settings.warmup):
+        timed(step, settings.device)
+    result["peak_bytes"] = _peak_bytes(step, settings)
+    if agreement is not None:
+        result["agreement"] = agreement._asdict()
+        if isinstance(step, InferenceStep) and before is not None:
+            watch = Stopwatch(settings.device)
+            result["agreement"]["pixels"] = agreeing_pixels(before(watch), step(watch))
     return step
 
 
 def _peak_bytes(step: InferenceStep | TrainingStep, settings: Settings) -> int | None:
-    if settings.device == "cuda" and settings.compile == "max-autotune":
+    if settings.device == "cuda" and settings.compile in CUDA_GRAPH_MODES:
         return None  # CUDA graphs keep memory that the allocator does not count
     resident = tensors_of(step.model) + tensors_of(step.inputs)
     if isinstance(step, TrainingStep):
@@ -159,7 +174,9 @@ def _rate(product: MatrixProduct, times: Mapping[str, list[dict[str, float]]]) -
     return product.flops / own[len(own) // 2]
 
 
-def _costs_and_times(model, point, settings, step, times, first, rate) -> Result:
+def _costs_and_times(
+    model: Model, point: Point, settings: Settings, step: Any, times: Any, first: Any, rate: Any
+) -> Result:
     cfg = at_point(model.cfg, point)
     training = settings.mode == "train"
     side = cfg.INPUT.IMAGE_SIZE

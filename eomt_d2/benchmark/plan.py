@@ -12,12 +12,23 @@ from detectron2.config import CfgNode
 
 from eomt_d2.engine import load_config
 from eomt_d2.engine.config_validation import is_mask_classification, validate_config
-from eomt_d2.engine.train_step import PRECISIONS
 from eomt_d2.errors import UserError
 
-__all__ = ["COMPILE_MODES", "Model", "Point", "Settings", "at_point", "grid", "load_models"]
+__all__ = [
+    "COMPILE_MODES",
+    "CUDA_GRAPH_MODES",
+    "Model",
+    "Point",
+    "Settings",
+    "at_point",
+    "grid",
+    "load_models",
+    "precision_of",
+    "uncompiled",
+]
 
-COMPILE_MODES = ("off", "default", "max-autotune")
+COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
+CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,7 @@ def load_models(
     Raises:
         UserError: see :func:`~eomt_d2.engine.load_config`; or if a model does not classify masks.
     """
-    models = []
+    models: list[Model] = []
     for path in config_files:
         cfg = load_config(argparse.Namespace(config_file=path, opts=_overrides(opts, settings)))
         if not is_mask_classification(cfg):
@@ -168,6 +179,15 @@ def at_point(cfg: CfgNode, point: Point) -> CfgNode:
     return cfg
 
 
+def uncompiled(cfg: CfgNode) -> CfgNode:
+    """The config with MODEL.COMPILE off, frozen."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.COMPILE = "off"
+    cfg.freeze()
+    return cfg
+
+
 def _overrides(opts: Sequence[str], settings: Settings) -> list[str]:
     if len(opts) % 2:
         return list(opts)  # a mistake, which load_config reports with what was typed alone
@@ -185,10 +205,8 @@ def _overrides(opts: Sequence[str], settings: Settings) -> list[str]:
 
 
 def precision_of(cfg: CfgNode) -> str:
-    """One of ``PRECISIONS``, as the settings or the config's own SOLVER.AMP say."""
-    precision = cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32"
-    assert precision in PRECISIONS
-    return precision
+    """What a config of :func:`load_models` is measured in: "float32", or what it is autocast to."""
+    return cfg.SOLVER.AMP.PRECISION if cfg.SOLVER.AMP.ENABLED else "float32"
 
 
 def _panoptic_alone(cfg: CfgNode, path: str, settings: Settings) -> CfgNode:

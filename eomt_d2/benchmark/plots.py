@@ -12,7 +12,7 @@ from .tables import phase_title, point_title
 __all__ = ["Axis", "plot_bars", "plot_curves", "varied"]
 
 Report = Mapping[str, Any]
-_STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 _PHASE_COLOURS = ("#9aa5b1", "#2b6cb0", "#dd6b20", "#6b46c1")
 _MODEL_COLOURS = ("#2b6cb0", "#dd6b20", "#2f855a", "#6b46c1", "#b83280", "#718096")
 
@@ -173,11 +173,11 @@ def _draw_arithmetic(axes: Axes, curve: Curve, name: str, colour: str) -> None:
         axes.plot(
             x, values, line, marker="o", markersize=3.5, color=colour, label=f"{name}, {what}"
         )
-    for x, model in curve:
+    for where, model in curve:
         share = 100 * model["attention_macs"] / model["macs"]
         axes.annotate(
             f"{share:.0f} %",
-            (x, model["attention_macs"] / 1e9),
+            (where, model["attention_macs"] / 1e9),
             (0, 5),
             textcoords="offset points",
             ha="center",

@@ -46,7 +46,7 @@ def regions(
     distances = torch.hypot(
         rows[:, None] - centres[:, 0, None, None], columns - centres[:, 1, None, None]
     )
-    if num_regions == 1:
+    if num_regions < 2:
         return torch.ones_like(distances)
     nearest = distances.topk(2, dim=0, largest=False).values
     is_nearest = distances == nearest[0]

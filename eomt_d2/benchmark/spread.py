@@ -18,7 +18,7 @@ class Quantiles(NamedTuple):
 def quantiles(values: Sequence[float]) -> Quantiles:
     """Median, 10th and 90th percentile, interpolated between the values; one value is all three."""
     if len(values) == 1:
-        return Quantiles(*values * 3)
+        return Quantiles(values[0], values[0], values[0])
     low, *_, high = statistics.quantiles(values, n=10, method="inclusive")
     return Quantiles(statistics.median(values), low, high)
 

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from detectron2.config import CfgNode
@@ -16,16 +17,29 @@ from eomt_d2.solver import build_gradient_clipper, build_optimizer
 from .scene import Scene
 from .timing import Stopwatch
 
-__all__ = ["INFERENCE_PHASES", "TRAINING_PHASES", "InferenceStep", "TrainingStep", "autocast"]
-
-INFERENCE_PHASES = ("preparation", "network", "post-processing")
-TRAINING_PHASES = ("forward", "loss", "backward", "optimizer")
+__all__ = ["InferenceStep", "TrainingStep", "autocast", "observe_predict"]
 
 
 def autocast(device: str, precision: str) -> AbstractContextManager:
     """PyTorch's mixed precision; for "float32" nothing."""
     dtype = PRECISIONS[precision]
     return torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32)
+
+
+def observe_predict(model: nn.Module, around: Callable[..., list[MaskPrediction]]) -> None:
+    """Have ``around(predict, images, ...)`` called instead of the model's ``predict(images, ...)``.
+
+    That of the instance, where it was compiled in place, as well as that of the class, which a
+    model may prefer for some inputs.
+    """
+    network = type(model)
+    if "predict" in vars(model):
+        vars(model)["predict"] = partial(around, vars(model)["predict"])
+
+    def of_class(self, *args, **kwargs):
+        return around(partial(network.predict, self), *args, **kwargs)
+
+    model.__class__ = type(network.__name__, (network,), {"predict": of_class})
 
 
 class InferenceStep:
@@ -49,21 +63,27 @@ class InferenceStep:
         self.network_input: torch.Size | None = None
         self._num_active, self._precision = num_active, precision
         self._device = str(inputs[0]["image"].device)
-        self._predict, self._scene = model.predict, None
-        model.predict = self._watched_predict
+        self._scene: Scene | None = None
+        self._held: MaskPrediction | None = None
+        observe_predict(model, self._watched_predict)
 
     @torch.no_grad()
     def __call__(self, watch: Stopwatch) -> list[dict]:
         self._watch = watch
         results = self.model(self.inputs)
+        self._held = None
         watch.lap("post-processing")
         return results
 
-    def _watched_predict(self, images: Tensor, **kwargs) -> list[MaskPrediction]:
+    def _watched_predict(
+        self, predict: Callable[..., list[MaskPrediction]], images: Tensor, **kwargs
+    ) -> list[MaskPrediction]:
         self._watch.lap("preparation")
         with autocast(self._device, self._precision):
-            prediction = self._predict(images, **kwargs)[-1]
+            prediction = predict(images, **kwargs)[-1]
         self._watch.lap("network")
+        # Post-processing would hold it; of the scene the memory is not counted.
+        self._held = prediction
         self.network_input = images.shape
         if self._scene is None:
             self._scene = Scene(
@@ -88,13 +108,21 @@ class TrainingStep:
     ``optimizer`` (clipping, update and the metrics, for which the host waits for the device).
 
     Args:
-        model: in training mode, with a submodule ``criterion`` that makes the losses.
+        model: in training mode.
+        criterion: the module inside it that makes the losses; with its first call ``forward`` ends.
         batch: see :func:`~eomt_d2.benchmark.inputs.training_inputs`.
         cfg: optimizer and clipping; gradients are not accumulated.
         precision: see :class:`~eomt_d2.engine.train_step.TrainStep`.
     """
 
-    def __init__(self, model: nn.Module, batch: list[dict], cfg: CfgNode, precision: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        batch: list[dict],
+        cfg: CfgNode,
+        precision: str,
+    ) -> None:
         self.model, self.inputs = model, batch
         self.optimizer = build_optimizer(cfg, model)
         self._clip = build_gradient_clipper(cfg)
@@ -106,7 +134,7 @@ class TrainingStep:
             precision=precision,
         )
         self._forward_ends = False
-        model.criterion.register_forward_pre_hook(_uncompiled(self._end_forward))
+        criterion.register_forward_pre_hook(_uncompiled(self._end_forward))
         model.register_forward_hook(lambda *_: self._watch.lap("loss"))
 
     def __call__(self, watch: Stopwatch) -> None:
@@ -116,7 +144,6 @@ class TrainingStep:
         watch.lap("optimizer")
 
     def _end_forward(self, *_) -> None:
-        # A criterion may be called once for each prediction.
         if self._forward_ends:
             self._watch.lap("forward")
             self._forward_ends = False

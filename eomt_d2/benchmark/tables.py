@@ -5,6 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from .transformers_eomt import TOLERANCE
+
 __all__ = ["markdown", "phase_title", "point_title"]
 
 _NONE = "-"
@@ -100,14 +102,20 @@ def _point_section(result: Mapping[str, Any], mode: str) -> list[str]:
         columns = ["model", "phase", "ms, median", "p10", "p90", "ratio, median", "p10", "p90"]
         parts.append(_table(rows, columns, left=2))
     for model in result["models"]:
-        agreement = model.get("agreement")
-        if agreement:
-            parts.append(
-                f"{model['name']}: mask logits differ from ours by at most "
-                f"{agreement['mask_logits']:.1e} of the largest, class logits by "
-                f"{agreement['class_logits']:.1e} (float32)."
-            )
+        if model.get("agreement"):
+            parts.append(_agreement(model["name"], model["agreement"]))
     return parts
+
+
+def _agreement(name: str, agreement: Mapping[str, float]) -> str:
+    words = (
+        f"{name}: in float32, mask logits differ from ours by at most "
+        f"{agreement['mask_logits']:.1e} of the largest, class logits by "
+        f"{agreement['class_logits']:.1e} (allowed: {TOLERANCE:.0e})"
+    )
+    if "pixels" in agreement:
+        words += f"; {100 * agreement['pixels']:.2f} % of the pixels of the result have our class"
+    return words + "."
 
 
 def _cost_row(model: Mapping[str, Any], scale: float) -> list[str]:

@@ -17,7 +17,14 @@ from eomt_d2.errors import UserError
 from eomt_d2.modeling import EoMT
 from eomt_d2.modeling.structures import MaskPrediction
 
-__all__ = ["Agreement", "TransformersEoMT", "compare_networks", "transformers_batch"]
+__all__ = [
+    "TOLERANCE",
+    "Agreement",
+    "TransformersEoMT",
+    "agreeing_pixels",
+    "compare_networks",
+    "transformers_batch",
+]
 
 # Largest difference of logits, relative to the largest logit.
 TOLERANCE = 1e-3
@@ -35,6 +42,9 @@ class TransformersEoMT(nn.Module):
     Raises:
         UserError: if transformers is missing or cannot build this network.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     def __init__(self, model: nn.Module, compile: str = "off") -> None:
         super().__init__()
@@ -74,11 +84,6 @@ class TransformersEoMT(nn.Module):
         self.register_buffer("pixel_mean", model.pixel_mean.clone(), persistent=False)
         self.register_buffer("pixel_std", model.pixel_std.clone(), persistent=False)
         self.train(model.training)
-
-    @property
-    def criterion(self) -> nn.Module:
-        """The network's own, which it calls for each prediction."""
-        return self.network.criterion
 
     def predict(self, images: Tensor) -> list[MaskPrediction]:
         """Normalised images (B, 3, H, W) to the final prediction."""
@@ -147,7 +152,8 @@ def compare_networks(ours: EoMT, theirs: TransformersEoMT, images: Sequence[Tens
     """Check in float32 that both networks are the same function.
 
     Args:
-        ours, theirs: in evaluation mode.
+        ours: an EoMT in evaluation mode.
+        theirs: made from it, in evaluation mode.
         images: uint8 (3, h, w) of at most the square input.
 
     Raises:
@@ -170,6 +176,31 @@ def compare_networks(ours: EoMT, theirs: TransformersEoMT, images: Sequence[Tens
             "compare."
         )
     return agreement
+
+
+def agreeing_pixels(ours: Sequence[dict], theirs: Sequence[dict]) -> float:
+    """The part of all pixels, in [0, 1], that two panoptic results give the same class, or void.
+
+    Args:
+        ours: results of our model.
+        theirs: results of :class:`TransformersEoMT` for the same images.
+    """
+    same, pixels = 0.0, 0
+    for our, their in zip(ours, theirs, strict=True):
+        segmentation, segments = our["panoptic_seg"]
+        expected = _class_map(segmentation, {s["id"]: s["category_id"] for s in segments})
+        segmentation, segments = their["panoptic_seg"]
+        actual = _class_map(segmentation, {s["id"]: s["label_id"] for s in segments})
+        same += (expected == actual).sum().item()
+        pixels += expected.numel()
+    return same / pixels
+
+
+def _class_map(segmentation: Tensor, class_of_segment: dict[int, int]) -> Tensor:
+    classes = torch.full_like(segmentation, -1, dtype=torch.int64)
+    for segment, label in class_of_segment.items():
+        classes[segmentation == segment] = label
+    return classes
 
 
 def _build(transformers: ModuleType, config: dict, weights: dict[str, Tensor]) -> nn.Module:
