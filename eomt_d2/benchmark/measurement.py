@@ -65,7 +65,7 @@ def measure(models: Sequence[Model], point: Point, settings: Settings) -> Result
         * ``parameters``; ``macs`` and ``attention_macs``, those of one image, see
           :class:`~eomt_d2.benchmark.costs.Costs`; in training those of the forward pass;
         * ``peak_bytes``: see :func:`~eomt_d2.benchmark.memory.peak_memory`; None if not measured;
-        * ``agreement``: of transformers' network with ours, see
+        * ``agreement``: of transformers' network with ours (None for others), see
           :func:`~eomt_d2.benchmark.transformers_eomt.compare_networks`, and in inference
           ``pixels``, see :func:`~eomt_d2.benchmark.transformers_eomt.agreeing_pixels`.
 
@@ -108,6 +108,7 @@ def _identity(model: Model) -> Result:
         "config": model.config_file,
         "implementation": "transformers" if model.transformers else "eomt_d2",
         "failure": None,
+        "agreement": None,
     }
 
 
