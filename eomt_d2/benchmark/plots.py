@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .tables import phase_title, point_title
+from .tables import milliseconds, phase_title, point_title
 
 __all__ = ["Axis", "plot_bars", "plot_curves", "varied"]
 
@@ -73,7 +73,9 @@ def plot_bars(report: Report, output: str) -> None:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
-        axes.set_xlabel("ms, median (line: p10 to p90 of the whole)")
+        axes.set_xlabel(
+            "ms, median; line: p10 to p90 of the whole; in brackets: ratio to the first"
+        )
         phases = _phases(results)
         handles = [matplotlib.patches.Patch(color=_phase_colour(p, phases)) for p in phases]
         figure.legend(handles, phases, loc="outside upper center", ncols=len(phases), frameon=False)
@@ -106,7 +108,7 @@ def plot_curves(report: Report, axis: Axis, output: str) -> None:
             if curve:
                 _draw_times(times, curve, name, colour, mode)
                 if "transformers" != curve[0][1]["implementation"]:
-                    _draw_arithmetic(arithmetic, curve, name, colour)
+                    _draw_arithmetic(arithmetic, curve, name, colour, above=name == names[0])
                 _draw_memory(memory, curve, name, colour)
         times.set(title="time of a batch", ylabel="ms")
         arithmetic.set(title=_ARITHMETIC[mode], ylabel="GMACs per image")
@@ -163,7 +165,7 @@ def _draw_times(axes: Axes, curve: Curve, name: str, colour: str, mode: str) -> 
     axes.plot(x, grown, ":", color=colour, label=f"{name}, if it grew as its GMACs")
 
 
-def _draw_arithmetic(axes: Axes, curve: Curve, name: str, colour: str) -> None:
+def _draw_arithmetic(axes: Axes, curve: Curve, name: str, colour: str, above: bool) -> None:
     x = [x for x, _ in curve]
     for key, line, what in (
         ("macs", "-", "all"),
@@ -178,9 +180,10 @@ def _draw_arithmetic(axes: Axes, curve: Curve, name: str, colour: str) -> None:
         axes.annotate(
             f"{share:.0f} %",
             (where, model["attention_macs"] / 1e9),
-            (0, 5),
+            (0, 5 if above else -5),
             textcoords="offset points",
             ha="center",
+            va="bottom" if above else "top",
             fontsize=7,
             color=colour,
         )
@@ -206,9 +209,9 @@ def _bar(axes: Axes, model: Mapping[str, Any], position: float, longest: float) 
         start += width
     total = {key: 1e3 * value for key, value in times["total"].items()}
     axes.plot([total["p10"], total["p90"]], [position, position], color="black", linewidth=1.2)
-    words = f"{total['median']:.4g}"
+    words = milliseconds(times["total"]["median"])
     if model["ratios"]:
-        words += f" ({model['ratios']['total']['median']:.2f}x)"
+        words += f" ({model['ratios']['total']['median']:.2f} x)"
     end = max(start, total["p90"]) + 0.01 * longest
     axes.text(end, position, words, va="center", fontsize=8)
 

@@ -7,7 +7,7 @@ from tabulate import tabulate
 
 from .transformers_eomt import TOLERANCE
 
-__all__ = ["markdown", "phase_title", "point_title"]
+__all__ = ["markdown", "milliseconds", "phase_title", "point_title"]
 
 _NONE = "-"
 
@@ -141,14 +141,15 @@ def _time_rows(model: Mapping[str, Any], mode: str) -> list[list[str]]:
     rows = []
     for phase, times in model["times"].items():
         row = [model["name"], phase_title(phase, mode)]
-        row += [_ms(times[key]) for key in ("median", "p10", "p90")]
+        row += [milliseconds(times[key]) for key in ("median", "p10", "p90")]
         ratio = (model["ratios"] or {}).get(phase)
         keys = ("median", "p10", "p90")
         rows.append([*row, *(f"{ratio[key]:.2f}" if ratio else _NONE for key in keys)])
     return rows
 
 
-def _ms(seconds: float) -> str:
+def milliseconds(seconds: float) -> str:
+    """Four digits, without an exponent."""
     return f"{1e3 * seconds:.4g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
 
 

@@ -33,7 +33,7 @@ def test_a_bar_has_the_phases_and_a_failure_its_word(tmp_path, drawn):
     assert widths == [10, 100, 90, 10, 150, 90]
     words = [text.get_text() for text in axes.texts]
     assert words == [
-        "64 pixels, batch 1, original 60 x 80", "200", "300 (1.50x)", "out of memory",
+        "64 pixels, batch 1, original 60 x 80", "200", "300 (1.50 x)", "out of memory",
     ]  # fmt: skip
     assert Image.open(output).width > 500
 

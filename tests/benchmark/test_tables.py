@@ -1,5 +1,5 @@
 from eomt_d2.benchmark.plan import Point
-from eomt_d2.benchmark.tables import markdown, phase_title, point_title
+from eomt_d2.benchmark.tables import markdown, milliseconds, phase_title, point_title
 from tests.benchmark.reports import FIRST, POINT, SECOND, failed, model, report
 
 
@@ -60,3 +60,7 @@ def test_all_phases_together():
     assert phase_title("total", "infer") == "end to end"
     assert phase_title("total", "train") == "step"
     assert phase_title("loss", "train") == "loss"
+
+
+def test_times_have_no_exponent():
+    assert [milliseconds(s) for s in (12.3456, 0.123456, 0.0001)] == ["12346", "123.5", "0.1"]
