@@ -96,7 +96,7 @@ def plot_curves(report: Report, axis: Axis, output: str) -> None:
     results = _along(report["results"], axis)
     names = list(dict.fromkeys(m["name"] for r in results for m in r["models"]))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13, 4.2), layout="constrained")
+        figure = Figure(figsize=(13, 5.2), layout="constrained")
         times, arithmetic, memory = figure.subplots(1, 3)
         for name, colour in zip(names, _MODEL_COLOURS * len(names), strict=False):
             curve = [
@@ -120,7 +120,9 @@ def plot_curves(report: Report, axis: Axis, output: str) -> None:
             axes.set_ylim(bottom=0)
             axes.grid(alpha=0.3)
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(fontsize=7.5, frameon=False)
+                axes.legend(
+                    fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16)
+                )
         figure.suptitle(point_title(results[0]["point"], without=axis.key))
         figure.savefig(output, dpi=120)
 
