@@ -14,10 +14,12 @@ annotation files that DATASETS.REGISTER takes the classes from.
 import argparse
 import json
 
-from detectron2.config import CfgNode
-from torch import nn
-
-from eomt_d2.analysis import build_meta_model, complexity_table, network_complexity
+from eomt_d2.analysis import (
+    build_meta_model,
+    complexity_table,
+    masked_when_finished,
+    network_complexity,
+)
 from eomt_d2.engine import load_config
 from eomt_d2.errors import UserError, exit_on_user_error
 
@@ -69,7 +71,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(argparse.Namespace(config_file=args.config_file, opts=opts))
     height, width = args.size or (cfg.INPUT.IMAGE_SIZE, cfg.INPUT.IMAGE_SIZE)
     model = build_meta_model(cfg)
-    masked = True if args.masked else _masked_when_finished(cfg, model)
+    masked = True if args.masked else masked_when_finished(cfg, model)
     complexity = network_complexity(model, height, width, masked=masked)
     total = complexity[""]
     if args.json:
@@ -94,16 +96,6 @@ def main(args: argparse.Namespace) -> None:
     attention = {None: "", True: ", masked attention", False: ", no masked attention"}[masked]
     print(f"{type(model).__name__} of {args.config_file}, 1 x 3 x {height} x {width}{attention}")
     print(complexity_table(complexity, args.depth))
-
-
-def _masked_when_finished(cfg: CfgNode, model: nn.Module) -> bool | None:
-    """Whether masked attention stays after the training; None where nothing can switch it."""
-    annealing = getattr(model, "mask_annealing", None)
-    if annealing is None:
-        return None
-    # A model may leave annealing to choice: Mask2Former, as published, masks throughout.
-    anneals = getattr(annealing, "enabled", True)
-    return not anneals or cfg.MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE == "none"
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ the arithmetic, so that one sees how far from the machine's limits both are.
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from eomt_d2.benchmark.spread import quantiles
+from eomt_d2.benchmark.timing import TOTAL, Stopwatch, by_turns
 from eomt_d2.errors import UserError, exit_on_user_error
 from eomt_d2.modeling.ops import ms_deform_attn, ms_deform_attn_reference
 
@@ -53,11 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         steps = {
             title: step(function, inputs, shapes, backward) for title, function in functions.items()
         }
-        times = by_turns(steps, args.device, args.repeats)
-        base = statistics.median(times["plain PyTorch"])
-        for title, seconds in times.items():
-            low, *_, high = statistics.quantiles(seconds, n=10)
-            median = statistics.median(seconds)
+        turns = by_turns(steps, args.device, args.repeats, warmup=5)
+        times = {title: quantiles([turn[TOTAL] for turn in own]) for title, own in turns.items()}
+        base = times["plain PyTorch"].median
+        for title, (median, low, high) in times.items():
             print(
                 f"| {name} | {title} | {median * 1e3:.3f} | {low * 1e3:.3f} | {high * 1e3:.3f} | "
                 f"{factor * moved / median / 1e9:.3g} | {factor * operations / median / 1e9:.3g} | "
@@ -119,44 +118,17 @@ def step(
     inputs: tuple[Tensor, ...],
     shapes: list[tuple[int, int]],
     backward: bool,
-) -> Callable[[], None]:
+) -> Callable[[Stopwatch], None]:
     """One measured pass."""
     value, locations, weights = inputs
 
-    def run() -> None:
+    def run(_: Stopwatch) -> None:
         with torch.set_grad_enabled(backward):
             output = function(value, shapes, locations, weights)
         if backward:
             torch.autograd.grad(output.float().sum(), inputs)
 
     return run
-
-
-def by_turns(
-    steps: dict[str, Callable[[], None]], device: str, repeats: int
-) -> dict[str, list[float]]:
-    """Seconds of each step, measured in turns after a warm-up."""
-    times: dict[str, list[float]] = {title: [] for title in steps}
-    for repeat in range(-5, repeats):
-        for title, run in steps.items():
-            seconds = timed(run, device)
-            if repeat >= 0:
-                times[title].append(seconds)
-    return times
-
-
-def timed(run: Callable[[], None], device: str) -> float:
-    """Seconds of one call, on a GPU by its own clock."""
-    if device == "cpu":
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    run()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from .complexity import Complexity, count_macs, count_parameters, network_complexity
 from .complexity_table import complexity_table
+from .finished import masked_when_finished
 from .meta_model import build_meta_model
 from .run_comparison import Spread, compare_runs, comparison_table
 
@@ -14,5 +15,6 @@ __all__ = [
     "complexity_table",
     "count_macs",
     "count_parameters",
+    "masked_when_finished",
     "network_complexity",
 ]
