@@ -1,8 +1,7 @@
 """Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from detectron2.data import (
     DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from eomt_d2.data.bad_samples import skip_bad_samples
+from eomt_d2.data.datasets.loading import load_dataset_dicts
 from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
 from eomt_d2.data.mapper import MaskClassificationMapper
 from eomt_d2.errors import UserError
@@ -42,8 +42,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise UserError("DATASETS.TRAIN is empty; name at least one registered data set.")
-    with _missing_files_explained(names):
-        dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dicts = load_dataset_dicts(names)
     if isinstance(dicts, Dataset):
         return dicts
     requested = cfg.INPUT.DATASET_MAPPER_NAME
@@ -65,9 +64,14 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
 
 
 def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = None) -> DataLoader:
-    """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples."""
+    """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples.
+
+    Images that cannot be used stop it, or are replaced by others with DATALOADER.ON_BAD_SAMPLE
+    "skip".
+    """
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=True)
+    mapper = skip_bad_samples(cfg, mapper)
     dataset = load_training_dicts(cfg)
     if isinstance(dataset, list):
         # As Detectron2 does: serialised, so that workers share the memory.
@@ -84,8 +88,9 @@ def build_test_loader(
     """The test loader: each image of one data set once, lists of one mapped sample."""
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=False)
-    with _missing_files_explained([dataset_name]):
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    return build_detection_test_loader(
+        load_dataset_dicts([dataset_name]), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
 
 
 class _ReplacesSkippedImages:
@@ -107,18 +112,7 @@ class _ReplacesSkippedImages:
             if sample is not None:
                 return sample
         raise UserError(
-            "No image of DATASETS.TRAIN has a segment to learn from; check its ground truth, or "
+            "No image of DATASETS.TRAIN has a segment to learn from, or all were skipped for the "
+            "reasons that the log gives; check their ground truth (tools/check_dataset.py), or "
             'set INPUT.EMPTY_SAMPLES to "keep".'
         )
-
-
-@contextmanager
-def _missing_files_explained(names: Sequence[str]) -> Iterator[None]:
-    """Detectron2's data sets are registered whether or not their files are there."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"The data set {' or '.join(names)} lacks {error.filename}; put it there, or set "
-            "DETECTRON2_DATASETS to the folder that has it (layout: datasets/README.md)."
-        ) from error

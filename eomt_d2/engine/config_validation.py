@@ -20,6 +20,7 @@ CHOICES = {
     "INPUT.EMPTIED_SEGMENTS": ("drop", "keep"),
     "INPUT.SCALE_FIT": ("long", "short"),
     "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
+    "DATALOADER.ON_BAD_SAMPLE": ("raise", "skip"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
 }
