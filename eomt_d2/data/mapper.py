@@ -187,9 +187,8 @@ class MaskClassificationMapper:
         Raises:
             UserError: a file or annotation that cannot be used, or no segment in 1000 draws.
         """
-        image = read_image(dataset_dict["file_name"], "RGB")
+        image = self.read_image(dataset_dict)
         height, width = image.shape[:2]
-        _check_listed_size(dataset_dict, height, width)
         result = {
             key: value
             for key, value in dataset_dict.items()
@@ -208,7 +207,8 @@ class MaskClassificationMapper:
 
     def _training_sample(self, dataset_dict: dict, image: np.ndarray) -> dict | None:
         height, width = image.shape[:2]
-        kind, truth = self._read_ground_truth(dataset_dict, height, width)
+        kind = ground_truth_kind(dataset_dict, self.ground_truth)
+        truth = self.read_ground_truth(dataset_dict, kind, height, width)
         rng = self._sample_generator()
         for draw in range(MAX_DRAWS):
             jitter = draw_color_jitter(rng) if self.color_jitter else []
@@ -256,12 +256,37 @@ class MaskClassificationMapper:
         # Detectron2 seeds NumPy's global state in the main process and anew in every worker.
         return np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
 
-    def _read_ground_truth(
-        self, dataset_dict: dict, height: int, width: int
-    ) -> tuple[str, GroundTruth]:
-        kind = ground_truth_kind(dataset_dict, self.ground_truth)
+    def read_image(self, dataset_dict: dict) -> np.ndarray:
+        """The image as it is before any augmentation: (H, W, 3) uint8, RGB.
+
+        Raises:
+            UserError: its file cannot be used, or has another size than the data set says.
+        """
+        image = read_image(dataset_dict["file_name"], "RGB")
+        height, width = image.shape[:2]
+        listed = dataset_dict.get("height", height), dataset_dict.get("width", width)
+        if listed != (height, width):
+            raise UserError(
+                f"Image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
+                f"annotation file says {listed[1]}x{listed[0]}; correct one of them."
+            )
+        return image
+
+    def read_ground_truth(
+        self, dataset_dict: dict, kind: str, height: int, width: int
+    ) -> GroundTruth:
+        """The ground truth before any augmentation.
+
+        Args:
+            dataset_dict: an image in Detectron2's dataset format.
+            kind: "panoptic", "instance" or "semantic", which the image has.
+            height, width: size of the image in pixels.
+
+        Raises:
+            UserError: a file or an annotation of it cannot be used.
+        """
         if kind == "instance":
-            return kind, instance_ground_truth(dataset_dict, height, width)
+            return instance_ground_truth(dataset_dict, height, width)
         if kind == "panoptic":
             truth = panoptic_ground_truth(dataset_dict)
         else:
@@ -276,7 +301,7 @@ class MaskClassificationMapper:
             dataset_dict[GROUND_TRUTH_KEYS[kind]],
             truth.size,
         )
-        return kind, truth
+        return truth
 
     def _instances(self, cropped: GroundTruth, segments: np.ndarray) -> Instances:
         size = self.crop_shape
@@ -312,15 +337,6 @@ class MaskClassificationMapper:
             _logger.warning(
                 f"{file_name} is skipped: no pixel of its {kind} ground truth belongs to a segment"
             )
-
-
-def _check_listed_size(dataset_dict: dict, height: int, width: int) -> None:
-    listed = dataset_dict.get("height", height), dataset_dict.get("width", width)
-    if listed != (height, width):
-        raise UserError(
-            f"Image file {dataset_dict['file_name']} has {width}x{height} pixels, but its "
-            f"annotation file says {listed[1]}x{listed[0]}; correct one of them."
-        )
 
 
 def _check_same_size(
