@@ -1,7 +1,7 @@
 """Training and test loaders: Detectron2's own, fed with our mapper and without empty images."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,12 @@ from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
 from eomt_d2.data.mapper import MaskClassificationMapper
 from eomt_d2.errors import UserError
 
-__all__ = ["build_test_loader", "build_train_loader", "load_training_dicts"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "images_with_segments",
+    "load_training_dicts",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -49,6 +54,22 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     kinds = [ground_truth_kind(entry, requested) for entry in dicts]
     if cfg.INPUT.EMPTY_SAMPLES == "keep":
         return dicts
+    return images_with_segments(dicts, kinds, names)
+
+
+def images_with_segments(
+    dicts: Sequence[dict], kinds: Sequence[str], names: Sequence[str]
+) -> list[dict]:
+    """The images that list a segment besides crowds.
+
+    Args:
+        dicts: in Detectron2's dataset format.
+        kinds: of the ground truth that each is used with.
+        names: of the data sets, for messages.
+
+    Raises:
+        UserError: there is none.
+    """
     kept = [entry for entry, kind in zip(dicts, kinds, strict=True) if has_segments(entry, kind)]
     if len(kept) < len(dicts):
         _logger.info(
@@ -71,14 +92,13 @@ def build_train_loader(cfg: CfgNode, mapper: MaskClassificationMapper | None = N
     """
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=True)
-    mapper = skip_bad_samples(cfg, mapper)
     dataset = load_training_dicts(cfg)
     if isinstance(dataset, list):
         # As Detectron2 does: serialised, so that workers share the memory.
         dataset = DatasetFromList(dataset, copy=False)
-    never_skipping: Callable[[dict], dict | None] = mapper
+    skipping = never_skipping = skip_bad_samples(cfg, mapper)
     if not isinstance(dataset, IterableDataset):
-        never_skipping = _ReplacesSkippedImages(mapper, dataset)
+        never_skipping = _ReplacesSkippedImages(skipping, dataset)
     return build_detection_train_loader(cfg, mapper=never_skipping, dataset=dataset)
 
 

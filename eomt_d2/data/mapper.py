@@ -208,7 +208,7 @@ class MaskClassificationMapper:
     def _training_sample(self, dataset_dict: dict, image: np.ndarray) -> dict | None:
         height, width = image.shape[:2]
         kind = ground_truth_kind(dataset_dict, self.ground_truth)
-        truth = self.read_ground_truth(dataset_dict, kind, height, width)
+        truth = self.read_ground_truth(dataset_dict, kind, (height, width))
         rng = self._sample_generator()
         for draw in range(MAX_DRAWS):
             jitter = draw_color_jitter(rng) if self.color_jitter else []
@@ -273,20 +273,23 @@ class MaskClassificationMapper:
         return image
 
     def read_ground_truth(
-        self, dataset_dict: dict, kind: str, height: int, width: int
+        self, dataset_dict: dict, kind: str, size: tuple[int, int] | None
     ) -> GroundTruth:
         """The ground truth before any augmentation.
 
         Args:
             dataset_dict: an image in Detectron2's dataset format.
             kind: "panoptic", "instance" or "semantic", which the image has.
-            height, width: size of the image in pixels.
+            size: (height, width) of the image in pixels; without it, instances cannot be read and
+                other ground truth is not compared with it.
 
         Raises:
             UserError: a file or an annotation of it cannot be used.
         """
         if kind == "instance":
-            return instance_ground_truth(dataset_dict, height, width)
+            if size is None:
+                raise ValueError("Instances cannot be drawn without the size of their image.")
+            return instance_ground_truth(dataset_dict, *size)
         if kind == "panoptic":
             truth = panoptic_ground_truth(dataset_dict)
         else:
@@ -295,12 +298,13 @@ class MaskClassificationMapper:
                 ignore_value=self.ignore_value,
                 num_classes=self.num_semantic_classes,
             )
-        _check_same_size(
-            dataset_dict["file_name"],
-            (height, width),
-            dataset_dict[GROUND_TRUTH_KEYS[kind]],
-            truth.size,
-        )
+        if size is not None:
+            _check_same_size(
+                dataset_dict["file_name"],
+                size,
+                dataset_dict[GROUND_TRUTH_KEYS[kind]],
+                truth.size,
+            )
         return truth
 
     def _instances(self, cropped: GroundTruth, segments: np.ndarray) -> Instances:

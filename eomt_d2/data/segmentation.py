@@ -81,7 +81,8 @@ def compressed_run_lengths(counts: str | bytes) -> np.ndarray:
 
 
 def _checked_rle(segmentation: dict, height: int, width: int, name: str) -> dict:
-    size, counts = segmentation.get("size"), segmentation.get("counts")
+    size: Any = segmentation.get("size")
+    counts: Any = segmentation.get("counts")
     if not _is_size(size):
         raise UserError(
             f"An RLE annotation of {name} has no usable size ({size!r:.60}); it has to be the "

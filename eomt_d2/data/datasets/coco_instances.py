@@ -79,7 +79,7 @@ def _instance(annotation: dict, contiguous: Mapping[int, int], where: str) -> di
             f"{where} has an instance with 'ignore', which is not supported; use iscrowd 1 or "
             "remove the instance."
         )
-    instance = {
+    instance: dict[str, Any] = {
         "iscrowd": int(annotation.get("iscrowd", 0)),
         "category_id": contiguous[category_id],
     }

@@ -87,8 +87,8 @@ def _check_locations(dicts: Sequence[dict], names: Sequence[str]) -> None:
     if not all(_is_known(name) for name in names):
         return
     for key, root_keys in _ROOTS.items():
-        roots = [_root(name, root_keys) for name in names]
-        if None in roots:
+        roots = [root for name in names if (root := _root(name, root_keys))]
+        if len(roots) < len(names):
             continue
         for entry in dicts:
             path = entry.get(key)
