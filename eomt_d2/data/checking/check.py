@@ -60,6 +60,7 @@ def check_dataset(
         limit: read the files of so many images only.
     """
     faults: list[Fault] = []
+    skip_empty = role == "TRAIN" and cfg.INPUT.EMPTY_SAMPLES == "redraw"
     cfg = cfg.clone()
     cfg.defrost()
     cfg.DATASETS.TRAIN = (name,)  # for the metadata
@@ -77,7 +78,7 @@ def check_dataset(
         if role == "TRAIN":
             requested = cfg.INPUT.DATASET_MAPPER_NAME
             trained = [ground_truth_kind(entry, requested) for entry in entries]
-            if entries and cfg.INPUT.EMPTY_SAMPLES == "redraw":
+            if entries and skip_empty:
                 with _collected(name, faults.append):
                     images_with_segments(entries, trained, (name,))
             kinds: list[tuple[str, ...]] = [(kind,) for kind in trained]
@@ -88,7 +89,7 @@ def check_dataset(
                 for entry in entries
             ]
         work = list(zip(entries, kinds, strict=True))[:limit]
-        read = partial(_faults_of_image, mapper=mapper)
+        read = partial(_faults_of_image, mapper=mapper, skip_empty=skip_empty)
         for found in map_files(read, work, name, num_workers):
             faults += found
         return DatasetCheck(name, role, len(entries), len(work), _sorted(faults))
@@ -112,9 +113,11 @@ class _collected:
         return False
 
 
-def _faults_of_image(work, mapper: MaskClassificationMapper) -> list[Fault]:
+def _faults_of_image(
+    work: tuple[dict, tuple[str, ...]], mapper: MaskClassificationMapper, skip_empty: bool
+) -> list[Fault]:
     entry, kinds = work
-    return image_faults(entry, mapper, kinds)
+    return image_faults(entry, mapper, kinds, skip_empty)
 
 
 def _sorted(faults: list[Fault]) -> list[Fault]:

@@ -13,7 +13,10 @@ __all__ = ["image_faults"]
 
 
 def image_faults(
-    entry: dict, mapper: MaskClassificationMapper, kinds: tuple[str, ...]
+    entry: dict,
+    mapper: MaskClassificationMapper,
+    kinds: tuple[str, ...],
+    skip_empty: bool = False,
 ) -> list[Fault]:
     """Read an image and its ground truth as training does, and say what is wrong with them.
 
@@ -21,14 +24,25 @@ def image_faults(
         entry: an image in Detectron2's dataset format.
         mapper: of the training.
         kinds: "panoptic", "instance" and "semantic", those that are used of it.
+        skip_empty: whether images that list no segment besides crowds are left out, unread.
 
     Returns:
         Errors, which training or evaluation would stop with, and warnings.
     """
-    return [
-        Fault(severity, str(entry["file_name"]), message)
-        for severity, message in _faults(entry, mapper, kinds)
-    ]
+    faults = _faults(entry, mapper, kinds)
+    if skip_empty and not all(has_segments(entry, kind) for kind in kinds):
+        faults = _left_out(entry)
+    return [Fault(severity, str(entry["file_name"]), message) for severity, message in faults]
+
+
+def _left_out(entry: dict) -> Iterator[tuple[str, str]]:
+    listed = entry.get("segments_info") or entry.get("annotations")
+    what = "lists only crowds" if listed else "has no annotation"
+    yield (
+        "warning",
+        f"{entry['file_name']} {what} and is left out of the training; annotate it, or set "
+        'INPUT.EMPTY_SAMPLES to "keep".',
+    )
 
 
 def _faults(
@@ -54,16 +68,6 @@ def _faults(
     for kind in kinds:
         if kind == "instance" and size is None:
             continue
-        if not has_segments(entry, kind):
-            listed = entry["segments_info" if kind == "panoptic" else "annotations"]
-            what = "lists only crowds" if listed else "has no annotation"
-            yield (
-                "warning",
-                (
-                    f"{entry['file_name']} {what} and is left out of the training; annotate it, or "
-                    'set INPUT.EMPTY_SAMPLES to "keep".'
-                ),
-            )
         try:
             truth = mapper.read_ground_truth(
                 entry, kind, size if kind == "instance" else image_size
