@@ -17,7 +17,7 @@ from eomt_d2.errors import UserError
 
 __all__ = ["check_config_file"]
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
 # Values after every alias (*name) has been replaced by what it stands for.
 MAX_VALUES = 100_000
 

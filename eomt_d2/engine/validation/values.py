@@ -28,9 +28,12 @@ def outside_ranges(cfg: CfgNode, ranges: Sequence[tuple]) -> Iterator[str]:
     """Sentences about the numbers of (key, smallest, largest or None) that lie outside."""
     for key, low, high in ranges:
         value = value_of(cfg, key)
+        largest = sys.float_info.max if high is None else high
         # NaN compares with nothing.
-        if not (low <= value <= (sys.float_info.max if high is None else high)):
+        if not low <= value <= largest:
             allowed = f"at least {low}" if high is None else f"between {low} and {high}"
+            if high is None and value > largest:
+                allowed += " and finite"
             yield f"{key} is {str(value):.40}; it must be {allowed}."
 
 
