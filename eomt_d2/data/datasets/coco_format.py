@@ -50,6 +50,10 @@ def read_categories(json_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
             )
         where = f"The category {shortened(category)} of '{json_file}'"
         check_entry(category, {"id": "whole", "name": "text"}, where)
+        if category.get("isthing", 0) not in (0, 1):
+            raise UserError(f"{where} has an 'isthing' that is neither 0 nor 1; correct it.")
+        if "color" in category and not _is_color(category["color"]):
+            raise UserError(f"{where} has a 'color' that is not [r, g, b] of 0-255; correct it.")
     if len({category["id"] for category in categories}) < len(categories):
         raise UserError(f"Two categories of '{json_file}' have the same id.")
     return sorted(categories, key=lambda category: category["id"])
@@ -245,6 +249,12 @@ def mask_box(mask: np.ndarray) -> list[int]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     x, y = int(columns[0]), int(rows[0])
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
+
+
+def _is_color(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return False
+    return all(isinstance(channel, int) and 0 <= channel <= 255 for channel in value)
 
 
 def _segment(

@@ -31,8 +31,8 @@ def test_good(overrides):
     [
         (
             ("MODEL.VIT.NAME", "vit_large_patch14_reg_dinov2"),
-            "MODEL.VIT.NAME is 'vit_large_patch14_reg_dinov2', which is no preset; the nearest one is "
-            "vit_large_patch14_reg4_dinov2 (all:",
+            "MODEL.VIT.NAME is 'vit_large_patch14_reg_dinov2', which is no preset; the nearest one "
+            "is vit_large_patch14_reg4_dinov2 (all:",
         ),
         (
             NO_PRESET,
