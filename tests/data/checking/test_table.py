@@ -16,7 +16,7 @@ def test_columns():
         "error    /data/a.png  Image file a.png is empty   remove it",
         "                      (0 bytes)",
         "warning  labels.json  'labels.json' has no",
-        "                      usable image",
+        "                      usable image.",
     ]
 
 
