@@ -18,7 +18,7 @@ from .validation.training import (
     precision_problems,
     schedule_problems,
 )
-from .validation.values import nearest, outside_choices, outside_ranges, value_of
+from .validation.values import empty_values, nearest, outside_choices, outside_ranges, value_of
 
 __all__ = ["config_problems", "is_mask_classification", "validate_config"]
 
@@ -101,6 +101,10 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     Keys that only mask classification reads are checked only for such models, so that any other
     architecture of Detectron2 can be trained too.
     """
+    empty = list(empty_values(cfg))
+    yield from empty
+    if empty:
+        return  # nothing can be compared with them
     unknown = list(_unknown_names(cfg))
     yield from unknown
     yield from outside_choices(cfg, CHOICES)

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
-__all__ = ["either", "nearest", "outside_choices", "outside_ranges", "value_of"]
+from eomt_d2.config import add_eomt_config, config_keys
+
+__all__ = ["either", "empty_values", "nearest", "outside_choices", "outside_ranges", "value_of"]
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:
@@ -15,6 +17,17 @@ def value_of(cfg: CfgNode, key: str) -> Any:
     for name in key.split("."):
         cfg = cfg[name]
     return cfg
+
+
+def empty_values(cfg: CfgNode) -> Iterator[str]:
+    """Sentences about keys that were left empty, which a config takes for a value of any kind."""
+    defaults = get_cfg()
+    add_eomt_config(defaults)
+    present = set(config_keys(cfg))
+    for key in config_keys(defaults):
+        default = value_of(defaults, key)
+        if key in present and value_of(cfg, key) is None and default is not None:
+            yield f"{key} is empty; give it a value, such as the default {default!r}."
 
 
 def outside_choices(cfg: CfgNode, choices: Mapping[str, tuple[str, ...]]) -> Iterator[str]:

@@ -71,3 +71,10 @@ def test_good(overrides):
 def test_one_sentence(overrides, sentence):
     (problem,) = problems(*overrides)
     assert sentence in problem
+
+
+def test_what_was_left_empty_is_told_before_anything_else():
+    assert problems("MODEL.EOMT.NUM_BLOCKS", None, "SOLVER.MAX_ITER", None) == [
+        "MODEL.EOMT.NUM_BLOCKS is empty; give it a value, such as the default 0.",
+        "SOLVER.MAX_ITER is empty; give it a value, such as the default 40000.",
+    ]
