@@ -137,11 +137,11 @@ def panoptic_ground_truth(dataset_dict: dict) -> GroundTruth:
     file_name = dataset_dict["pan_seg_file_name"]
     ids = read_id_png(file_name)
     listed = dataset_dict["segments_info"]
+    _check_segment_ids(listed, file_name)
     segments = [segment for segment in listed if not segment.get("iscrowd", 0)]
     crowds = [segment for segment in listed if segment.get("iscrowd", 0)]
     # A table over all 2^24 possible ids; its untouched pages cost nothing.
-    index_of_id = np.zeros(NUM_SEGMENT_IDS, _index_dtype(len(segments) + 1))
-    _check_segment_ids(listed, file_name)
+    index_of_id = np.zeros(1 << 24, _index_dtype(len(segments) + 1))
     for index, segment in enumerate(segments, start=1):
         index_of_id[segment["id"]] = index
     for crowd in crowds:
