@@ -327,3 +327,6 @@ def _add_datasets(cfg: CN) -> None:
     # Data sets described in the config itself: a list of dicts, see datasets/README.md.
     cfg.DATASETS.REGISTER = []
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    # A training image that cannot be used (its file, its annotations): "raise" stops the training,
+    # "skip" logs it and takes another image.
+    cfg.DATALOADER.ON_BAD_SAMPLE = "raise"

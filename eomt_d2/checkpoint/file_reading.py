@@ -6,6 +6,7 @@ import pickle
 import re
 import tarfile
 import types
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,12 @@ def _refuse_programs(path: str, is_zip: bool) -> None:
         raise UserError(
             f"{path} is in PyTorch's oldest file format (tar), which is not safe to read; load and "
             f"save it again with a PyTorch you trust it to."
+        )
+    # PyTorch writes no compressed parts but reads them: a small file could fill the memory.
+    if is_zip and any(part.compress_type for part in zipfile.ZipFile(path).infolist()):
+        raise UserError(
+            f"{path} is a compressed archive, which PyTorch does not write; unpack it, or load and "
+            "save it again with a PyTorch you trust it to."
         )
     # PyTorch's own reader, since another one could see other names in a crafted file.
     names = torch._C.PyTorchFileReader(path).get_all_records() if is_zip else []

@@ -1,8 +1,7 @@
 """Training and test loaders, fed with our mapper and without empty images."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,18 +10,25 @@ from detectron2.data import (
     DatasetFromList,
     build_detection_test_loader,
     build_detection_train_loader,
-    get_detection_dataset_dicts,
 )
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from eomt_d2.data.bad_samples import skip_bad_samples
+from eomt_d2.data.datasets.loading import load_dataset_dicts
 from eomt_d2.data.ground_truth import ground_truth_kind, has_segments
 from eomt_d2.data.image_order import build_image_order
 from eomt_d2.data.mapper import MaskClassificationMapper
 from eomt_d2.data.train_loader import TrainLoader
 from eomt_d2.errors import UserError
 
-__all__ = ["build_test_loader", "build_train_loader", "load_training_dicts", "training_seed"]
+__all__ = [
+    "build_test_loader",
+    "build_train_loader",
+    "images_with_segments",
+    "load_training_dicts",
+    "training_seed",
+]
 
 _logger = logging.getLogger(__name__)
 
@@ -45,14 +51,29 @@ def load_training_dicts(cfg: CfgNode) -> list[dict] | Dataset:
     names = cfg.DATASETS.TRAIN
     if not names:
         raise UserError("DATASETS.TRAIN is empty; name at least one registered data set.")
-    with _missing_files_explained(names):
-        dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dicts = load_dataset_dicts(names)
     if isinstance(dicts, Dataset):
         return dicts
     requested = cfg.INPUT.DATASET_MAPPER_NAME
     kinds = [ground_truth_kind(entry, requested) for entry in dicts]
     if cfg.INPUT.EMPTY_SAMPLES == "keep":
         return dicts
+    return images_with_segments(dicts, kinds, names)
+
+
+def images_with_segments(
+    dicts: Sequence[dict], kinds: Sequence[str], names: Sequence[str]
+) -> list[dict]:
+    """The images that list a segment besides crowds.
+
+    Args:
+        dicts: in Detectron2's dataset format.
+        kinds: of the ground truth that each is used with.
+        names: of the data sets, for messages.
+
+    Raises:
+        UserError: there is none.
+    """
     kept = [entry for entry, kind in zip(dicts, kinds, strict=True) if has_segments(entry, kind)]
     if len(kept) < len(dicts):
         _logger.info(
@@ -72,7 +93,8 @@ def build_train_loader(
 ) -> TrainLoader | DataLoader:
     """The endless training loader: lists of SOLVER.IMS_PER_BATCH / world size mapped samples.
 
-    Every process of a run must call this.
+    Images that cannot be used stop it, or are replaced by others with DATALOADER.ON_BAD_SAMPLE
+    "skip". Every process of a run must call this.
 
     Returns:
         A loader that can be entered at any batch. Only for a data set registered as a PyTorch
@@ -84,6 +106,7 @@ def build_train_loader(
     """
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=True)
+    mapper = skip_bad_samples(cfg, mapper)
     dataset = load_training_dicts(cfg)
     if isinstance(dataset, IterableDataset):
         return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
@@ -113,8 +136,9 @@ def build_test_loader(
     """The test loader: each image of one data set once, lists of one mapped sample."""
     if mapper is None:
         mapper = MaskClassificationMapper(cfg, is_train=False)
-    with _missing_files_explained([dataset_name]):
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    return build_detection_test_loader(
+        load_dataset_dicts([dataset_name]), mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS
+    )
 
 
 class _ReplacesSkippedImages:
@@ -136,18 +160,7 @@ class _ReplacesSkippedImages:
             if sample is not None:
                 return sample
         raise UserError(
-            "No image of DATASETS.TRAIN has a segment to learn from; check its ground truth, or "
+            "No image of DATASETS.TRAIN has a segment to learn from, or all were skipped for the "
+            "reasons that the log gives; check their ground truth (tools/check_dataset.py), or "
             'set INPUT.EMPTY_SAMPLES to "keep".'
         )
-
-
-@contextmanager
-def _missing_files_explained(names: Sequence[str]) -> Iterator[None]:
-    """Detectron2's data sets are registered whether or not their files are there."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(
-            f"The data set {' or '.join(names)} lacks {error.filename}; put it there, or set "
-            "DETECTRON2_DATASETS to the folder that has it (layout: datasets/README.md)."
-        ) from error

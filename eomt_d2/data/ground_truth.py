@@ -13,6 +13,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from eomt_d2.data.image_reading import read_id_png, read_label_map
+from eomt_d2.data.segmentation import encoded_mask
 from eomt_d2.errors import UserError
 
 __all__ = [
@@ -31,6 +32,8 @@ GROUND_TRUTH_KEYS = {
     "instance": "annotations",
     "semantic": "sem_seg_file_name",
 }
+# Of a panoptic PNG: three bytes a pixel.
+NUM_SEGMENT_IDS = 1 << 24
 
 
 class GroundTruth(NamedTuple):
@@ -152,11 +155,13 @@ def panoptic_ground_truth(dataset_dict: dict) -> GroundTruth:
     Crowds and void (id 0) are in no segment. Segments keep the order of ``segments_info``.
 
     Raises:
-        UserError: the PNG is unreadable or has an id that ``segments_info`` does not list.
+        UserError: the PNG is unreadable or has an id that ``segments_info`` does not list, or that
+            lists an id twice or one that no PNG can have.
     """
     file_name = dataset_dict["pan_seg_file_name"]
     ids = read_id_png(file_name)
     listed = dataset_dict["segments_info"]
+    _check_segment_ids(listed, file_name)
     segments = [segment for segment in listed if not segment.get("iscrowd", 0)]
     crowds = [segment for segment in listed if segment.get("iscrowd", 0)]
     starts = run_starts(ids)
@@ -226,7 +231,7 @@ def instance_ground_truth(dataset_dict: dict, height: int, width: int) -> Ground
     # pycocotools stores columns one after the other; so do these.
     layers = [np.zeros((width, height), dtype)]
     for index, annotation in enumerate(annotations, start=1):
-        rle = _encoded(annotation.get("segmentation"), height, width, name)
+        rle = encoded_mask(annotation.get("segmentation"), height, width, name)
         left, top, box_width, box_height = mask_util.toBbox(rle).astype(int)
         box = np.s_[left : left + box_width, top : top + box_height]
         mask = mask_util.decode(rle).T[box].view(bool)
@@ -242,26 +247,21 @@ def instance_ground_truth(dataset_dict: dict, height: int, width: int) -> Ground
     return GroundTruth(classes, tuple(layers))
 
 
-def _encoded(segmentation: list | dict | None, height: int, width: int, name: str) -> dict:
-    """One compressed RLE from any of COCO's three forms of a segmentation."""
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != (height, width):
-            rle_height, rle_width = segmentation["size"]
+def _check_segment_ids(segments: Sequence[dict], file_name: str) -> None:
+    ids = [segment["id"] for segment in segments]
+    for segment_id in ids:
+        # Of an id below 0, NumPy would make another one.
+        if not isinstance(segment_id, int) or not 0 < segment_id < NUM_SEGMENT_IDS:
             raise UserError(
-                f"An RLE annotation of {name} is for an image of {rle_width}x{rle_height} pixels, "
-                f"but the image has {width}x{height}; correct one of them."
+                f"The segments_info of {file_name} has the id {segment_id!r}; an id has to be a "
+                f"whole number from 1 to {NUM_SEGMENT_IDS - 1}, the colour of its segment."
             )
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, height, width)
-        return segmentation
-    # pycocotools would take a list of 4 numbers for a box, and drop the last of an odd list.
-    if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+    if len(set(ids)) < len(ids):
+        twice = next(segment_id for segment_id in ids if ids.count(segment_id) > 1)
         raise UserError(
-            f"An instance annotation of {name} has no usable segmentation; it has to be polygons "
-            "of at least 3 points (x, y) or an RLE, so remove that annotation or complete it."
+            f"The segments_info of {file_name} has the id {twice} twice; correct the annotation "
+            "file."
         )
-    polygons = [np.asarray(polygon, dtype=np.float64).tolist() for polygon in segmentation]
-    return mask_util.merge(mask_util.frPyObjects(polygons, height, width))
 
 
 def _index_dtype(largest: int) -> np.dtype:

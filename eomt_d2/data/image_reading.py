@@ -1,5 +1,11 @@
-"""Reading photographs of every kind as 8-bit colour, and label files without changing a value."""
+"""Reading photographs of every kind as 8-bit colour, and label files without changing a value.
 
+Files may come from anywhere: only formats that Pillow decodes itself are read (it hands others,
+such as EPS, to outside programs), and the size that a header announces is checked before a pixel
+is decoded.
+"""
+
+import functools
 import struct
 import zlib
 from collections.abc import Iterator
@@ -7,11 +13,18 @@ from contextlib import contextmanager
 
 import numpy as np
 from detectron2.utils.file_io import PathManager
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from eomt_d2.errors import UserError
 
-__all__ = ["read_id_png", "read_image", "read_label_map"]
+__all__ = ["FORMATS", "MAX_PIXELS", "read_id_png", "read_image", "read_label_map"]
+
+# Images beyond this are refused as decompression bombs: 16384 x 16384, or a panorama of
+# 20,000 x 13,400. Decoded as RGB, this many pixels are 0.8 GB.
+MAX_PIXELS = 1 << 28
+FORMATS = (
+    "JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "MPO", "JPEG2000", "TGA", "AVIF",
+)  # fmt: skip
 
 # What Pillow raises for files it cannot make sense of: beside OSError (also "truncated" and
 # "cannot identify"), broken chunks and headers surface as the errors of its parsers.
@@ -26,6 +39,7 @@ _DECODING_ERRORS = (
     RuntimeError,
     struct.error,
     zlib.error,
+    MemoryError,
     Image.DecompressionBombError,
 )
 
@@ -56,8 +70,9 @@ def read_image(file_name: str, format: str = "RGB") -> np.ndarray:
         (H, W, 3) uint8, contiguous.
 
     Raises:
-        UserError: the file is missing, empty, truncated, no image, or its pixels have no defined
-            range (floating point, 32-bit integers beyond 16 bits).
+        UserError: the file is missing, empty, truncated, no image of :data:`FORMATS`, larger than
+            :data:`MAX_PIXELS`, or its pixels have no defined range (floating point, 32-bit integers
+            beyond 16 bits).
     """
     if format not in ("RGB", "BGR"):
         raise UserError(f'Image format "{format}" is not supported; use "RGB" or "BGR".')
@@ -116,8 +131,10 @@ def _decoded(file_name: str) -> Iterator[Image.Image]:
             if not file.read(1):
                 raise UserError(f"Image file {file_name} is empty (0 bytes); restore or remove it.")
             file.seek(0)
-            image = Image.open(file)
-            image.load()
+            with _pillow_limit(MAX_PIXELS):
+                image = Image.open(file, formats=_available_formats())
+                _refuse_bombs(image.size, file_name)
+                image.load()
     except UserError:
         raise
     except FileNotFoundError as error:
@@ -125,11 +142,48 @@ def _decoded(file_name: str) -> Iterator[Image.Image]:
             f"Image file {file_name} does not exist; check the folders of the data set "
             "(and $DETECTRON2_DATASETS)."
         ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(
+            f"Image file {file_name} cannot be read (it is none of {', '.join(FORMATS)}); restore, "
+            "convert or remove it."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"Image file {file_name} says it has more than twice the {MAX_PIXELS} pixels that are "
+            "read; cut it into parts or scale it down."
+        ) from error
     except _DECODING_ERRORS as error:
         raise UserError(
             f"Image file {file_name} cannot be read ({error}); restore or remove it."
         ) from error
     yield image
+
+
+def _refuse_bombs(size: tuple[int, int], file_name: str) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        raise UserError(
+            f"Image file {file_name} says it has {width}x{height} pixels, more than the "
+            f"{MAX_PIXELS} that are read; cut it into parts or scale it down."
+        )
+
+
+@contextmanager
+def _pillow_limit(pixels: int) -> Iterator[None]:
+    """Pillow's own limit, which also guards what its decoders find beyond the header, is lower
+    than ours; its default comes back afterwards."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@functools.cache
+def _available_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -188,9 +188,8 @@ class MaskClassificationMapper:
         Raises:
             UserError: a file or annotation that cannot be used, or no segment in 1000 draws.
         """
-        image = read_image(dataset_dict["file_name"], "RGB")
+        image = self.read_image(dataset_dict)
         height, width = image.shape[:2]
-        check_listed_size(dataset_dict, height, width)
         result = {
             key: value
             for key, value in dataset_dict.items()
@@ -209,7 +208,8 @@ class MaskClassificationMapper:
 
     def _training_sample(self, dataset_dict: dict, image: np.ndarray) -> dict | None:
         height, width = image.shape[:2]
-        kind, truth = self._read_ground_truth(dataset_dict, height, width)
+        kind = ground_truth_kind(dataset_dict, self.ground_truth)
+        truth = self.read_ground_truth(dataset_dict, kind, (height, width))
         rng = self._sample_generator()
         for draw in range(MAX_DRAWS):
             jitter = draw_color_jitter(rng) if self.color_jitter else []
@@ -257,12 +257,35 @@ class MaskClassificationMapper:
         # The training loader seeds NumPy's global state for each sample.
         return np.random.default_rng(np.random.randint(0, 2**32, size=4, dtype=np.uint32))
 
-    def _read_ground_truth(
-        self, dataset_dict: dict, height: int, width: int
-    ) -> tuple[str, GroundTruth]:
-        kind = ground_truth_kind(dataset_dict, self.ground_truth)
+    def read_image(self, dataset_dict: dict) -> np.ndarray:
+        """The image as it is before any augmentation: (H, W, 3) uint8, RGB.
+
+        Raises:
+            UserError: its file cannot be used, or has another size than the data set says.
+        """
+        image = read_image(dataset_dict["file_name"], "RGB")
+        height, width = image.shape[:2]
+        check_listed_size(dataset_dict, height, width)
+        return image
+
+    def read_ground_truth(
+        self, dataset_dict: dict, kind: str, size: tuple[int, int] | None
+    ) -> GroundTruth:
+        """The ground truth before any augmentation.
+
+        Args:
+            dataset_dict: an image in Detectron2's dataset format.
+            kind: "panoptic", "instance" or "semantic", which the image has.
+            size: (height, width) of the image in pixels; without it, instances cannot be read and
+                other ground truth is not compared with it.
+
+        Raises:
+            UserError: a file or an annotation of it cannot be used.
+        """
         if kind == "instance":
-            return kind, instance_ground_truth(dataset_dict, height, width)
+            if size is None:
+                raise ValueError("Instances cannot be drawn without the size of their image.")
+            return instance_ground_truth(dataset_dict, *size)
         if kind == "panoptic":
             truth = panoptic_ground_truth(dataset_dict)
         else:
@@ -271,13 +294,14 @@ class MaskClassificationMapper:
                 ignore_value=self.ignore_value,
                 num_classes=self.num_semantic_classes,
             )
-        check_same_size(
-            dataset_dict["file_name"],
-            (height, width),
-            dataset_dict[GROUND_TRUTH_KEYS[kind]],
-            truth.size,
-        )
-        return kind, truth
+        if size is not None:
+            check_same_size(
+                dataset_dict["file_name"],
+                size,
+                dataset_dict[GROUND_TRUTH_KEYS[kind]],
+                truth.size,
+            )
+        return truth
 
     def _instances(self, cropped: GroundTruth, segments: np.ndarray) -> Instances:
         size = self.crop_shape

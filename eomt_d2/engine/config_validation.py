@@ -1,7 +1,7 @@
 """Checks of config values that would otherwise fail late, or quietly train something else."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
@@ -9,11 +9,20 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from eomt_d2.errors import UserError
 from eomt_d2.evaluation.average_precision import COCO_EVALUATORS
 from eomt_d2.modeling import MaskClassificationModel
-from eomt_d2.modeling.backbone.presets import PRESETS
 from eomt_d2.modeling.compilation import COMPILE_MODES
 from eomt_d2.modeling.mask_classification import TEST_PRECISIONS
 
 from .released_mask2former import released_mask2former_problems
+from .validation.inputs import input_problems
+from .validation.masks import annealing_problems, decoder_problems, task_problems
+from .validation.training import (
+    batch_problems,
+    best_metric_problems,
+    device_problems,
+    precision_problems,
+    schedule_problems,
+)
+from .validation.values import empty_values, nearest, outside_choices, outside_ranges, value_of
 
 __all__ = ["config_problems", "is_mask_classification", "validate_config"]
 
@@ -23,6 +32,7 @@ CHOICES = {
     "INPUT.EMPTIED_SEGMENTS": ("drop", "keep"),
     "INPUT.SCALE_FIT": ("long", "short"),
     "INPUT.MASK_FORMAT": ("bitmask", "tensor", "polygon"),
+    "DATALOADER.ON_BAD_SAMPLE": ("raise", "skip"),
     "SOLVER.OPTIMIZER": ("ADAMW", "SGD"),
     "SOLVER.AMP.PRECISION": ("float16", "bfloat16"),
     "TEST.COCO_EVALUATOR": COCO_EVALUATORS,
@@ -35,11 +45,6 @@ MASK_CLASSIFICATION_CHOICES = {
     "MODEL.MASK_FORMER.LOSS_NORMALIZER": ("matched", "segments"),
     "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": ("staggered", "fractions", "iterations", "none"),
     "MODEL.SEM_SEG_HEAD.PIXEL_DECODER_NAME": ("MSDeformAttnPixelDecoder", "none"),
-}
-# "" is the preset's.
-VIT_CHOICES = {
-    "MODEL.VIT.FFN": ("", "mlp", "swiglu", "swiglu_subln"),
-    "MODEL.VIT.POSITION": ("", "learned", "rotary", "eva02"),
 }
 # (key, smallest value, largest value)
 RANGES = (
@@ -56,6 +61,9 @@ RANGES = (
     ("SOLVER.POLY_LR_POWER", 0, None),
     ("SOLVER.LAYER_DECAY", 0, 1),
     ("SOLVER.BACKBONE_MULTIPLIER", 0, None),
+    ("SOLVER.WEIGHT_DECAY", 0, None),
+    ("TEST.EVAL_PERIOD", 0, None),
+    ("DATALOADER.NUM_WORKERS", 0, None),
     ("INPUT.IMAGE_SIZE", 1, None),
     ("INPUT.PAD_VALUE", 0, 255),
     ("INPUT.CROP_HEIGHT", 0, None),
@@ -83,8 +91,6 @@ MASK_CLASSIFICATION_RANGES = (
     ("MODEL.VIT_ADAPTER.NUM_HEADS", 0, None),
     ("MODEL.VIT_ADAPTER.NUM_POINTS", 1, None),
 )
-# Backbones that hold the ViT of MODEL.VIT.
-VIT_BACKBONES = ("ViT", "ViTAdapter", "ViTFeaturePyramid")
 
 
 def validate_config(cfg: CfgNode) -> None:
@@ -104,30 +110,31 @@ def config_problems(cfg: CfgNode) -> Iterator[str]:
     Keys that only mask classification reads are checked only for such models, so that any other
     architecture of Detectron2 can be trained too.
     """
+    empty = list(empty_values(cfg))
+    yield from empty
+    if empty:
+        return  # nothing can be compared with them
     unknown = list(_unknown_names(cfg))
     yield from unknown
-    yield from _outside_choices(cfg, CHOICES)
-    yield from _outside_ranges(cfg, RANGES)
-    yield from _schedule_problems(cfg)
-    yield from _batch_problems(cfg)
-    yield from _precision_problems(cfg)
-    yield from _best_metric_problems(cfg)
+    yield from outside_choices(cfg, CHOICES)
+    yield from outside_ranges(cfg, RANGES)
+    yield from schedule_problems(cfg)
+    yield from batch_problems(cfg)
+    yield from precision_problems(cfg)
+    yield from device_problems(cfg)
+    yield from best_metric_problems(cfg)
+    yield from _pixel_problems(cfg)
+    yield from _data_name_problems(cfg)
     if unknown or not is_mask_classification(cfg):
         return
-    yield from _outside_choices(cfg, MASK_CLASSIFICATION_CHOICES)
-    yield from _outside_ranges(cfg, MASK_CLASSIFICATION_RANGES)
-    yield from _input_problems(cfg)
-    yield from _task_problems(cfg)
-    yield from _annealing_problems(cfg)
+    yield from outside_choices(cfg, MASK_CLASSIFICATION_CHOICES)
+    yield from outside_ranges(cfg, MASK_CLASSIFICATION_RANGES)
+    yield from input_problems(cfg)
+    yield from task_problems(cfg)
+    yield from annealing_problems(cfg)
     yield from released_mask2former_problems(cfg)
     if cfg.MODEL.META_ARCHITECTURE == "Mask2Former":
-        yield from _decoder_problems(cfg)
-
-
-def _get(cfg: CfgNode, key: str):
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
+        yield from decoder_problems(cfg)
 
 
 def is_mask_classification(cfg: CfgNode) -> bool:
@@ -142,214 +149,21 @@ def _unknown_names(cfg: CfgNode) -> Iterator[str]:
         ("MODEL.BACKBONE.NAME", BACKBONE_REGISTRY),
     ):
         names = [name for name, _ in registry]
-        if _get(cfg, key) not in names:
-            yield f"{key} is {_get(cfg, key)!r}; it must be one of {', '.join(names)}."
+        if value_of(cfg, key) not in names:
+            near = nearest(value_of(cfg, key), names)
+            yield (f"{key} is {value_of(cfg, key)!r}; it must be one of {', '.join(names)}{near}.")
 
 
-def _outside_choices(cfg: CfgNode, choices: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
-    for key, allowed in choices.items():
-        if _get(cfg, key) not in allowed:
-            yield f"{key} is {_get(cfg, key)!r}; it must be {_either(allowed)}."
+def _pixel_problems(cfg: CfgNode) -> Iterator[str]:
+    for key, low in (("MODEL.PIXEL_MEAN", -math.inf), ("MODEL.PIXEL_STD", 0)):
+        values = value_of(cfg, key)
+        numbers = all(isinstance(value, int | float) for value in values)
+        if not numbers or not all(low < value < math.inf for value in values):
+            kind = "positive numbers" if low == 0 else "numbers"
+            yield f"{key} is {values}; it must be a list of {kind}, one for each channel."
 
 
-def _outside_ranges(cfg: CfgNode, ranges: tuple) -> Iterator[str]:
-    for key, low, high in ranges:
-        value = _get(cfg, key)
-        if value < low or (high is not None and value > high):
-            allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-            yield f"{key} is {value}; it must be {allowed}."
-
-
-def _schedule_problems(cfg: CfgNode) -> Iterator[str]:
-    solver = cfg.SOLVER
-    warmup = solver.WARMUP_ITERS_HEAD + solver.WARMUP_ITERS_BACKBONE
-    if solver.LR_SCHEDULER_NAME == "TwoStageWarmupPolyLR" and solver.MAX_ITER <= warmup:
-        yield (
-            f"SOLVER.MAX_ITER is {solver.MAX_ITER}, which leaves nothing after the warm-ups "
-            f"SOLVER.WARMUP_ITERS_HEAD {solver.WARMUP_ITERS_HEAD} and WARMUP_ITERS_BACKBONE "
-            f"{solver.WARMUP_ITERS_BACKBONE}; train longer than {warmup} or shorten them."
-        )
-
-
-def _batch_problems(cfg: CfgNode) -> Iterator[str]:
-    batch, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if reference > 0 and batch % reference:
-        yield (
-            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, which does not divide "
-            f"SOLVER.IMS_PER_BATCH {batch}; give the number of processes the batch is meant for, "
-            "or 0 to leave the batch as it is."
-        )
-        return
-    steps = cfg.SOLVER.ACCUMULATION_STEPS
-    share = batch // max(reference, 1)
-    if steps > 0 and share % steps:
-        of_process = f" (of which a process has {share})" if reference > 1 else ""
-        yield (
-            f"SOLVER.ACCUMULATION_STEPS is {steps}, which does not divide SOLVER.IMS_PER_BATCH "
-            f"{batch}{of_process}; the batch is cut into that many equal parts."
-        )
-
-
-def _precision_problems(cfg: CfgNode) -> Iterator[str]:
-    amp = cfg.SOLVER.AMP
-    if amp.ENABLED and amp.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
-        yield (
-            f"SOLVER.AMP.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
-            f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or set SOLVER.AMP.ENABLED False."
-        )
-    if cfg.TEST.PRECISION == "float16" and not cfg.MODEL.DEVICE.startswith("cuda"):
-        yield (
-            f"TEST.PRECISION is 'float16', which needs a GPU, but MODEL.DEVICE is "
-            f"{cfg.MODEL.DEVICE!r}; use 'bfloat16' or 'float32'."
-        )
-
-
-def _best_metric_problems(cfg: CfgNode) -> Iterator[str]:
-    test = cfg.TEST
-    if not test.BEST_METRIC:
-        return
-    if "/" not in test.BEST_METRIC:
-        yield (
-            f"TEST.BEST_METRIC is {test.BEST_METRIC!r}; it must be a task and a metric, as in "
-            "'panoptic_seg/PQ'."
-        )
-    if test.EVAL_PERIOD < 1:
-        yield (
-            f"TEST.BEST_METRIC is {test.BEST_METRIC!r}, but TEST.EVAL_PERIOD {test.EVAL_PERIOD} "
-            "evaluates only the end; set a period in iterations."
-        )
-
-
-def _input_problems(cfg: CfgNode) -> Iterator[str]:
-    source = cfg.INPUT
-    size, mode = source.IMAGE_SIZE, source.TEST_MODE
-    if mode == "square" and not source.MIN_SIZE_TEST == source.MAX_SIZE_TEST == size:
-        yield (
-            f"INPUT.TEST_MODE is 'square' with INPUT.IMAGE_SIZE {size}, but INPUT.MIN_SIZE_TEST is "
-            f"{source.MIN_SIZE_TEST} and INPUT.MAX_SIZE_TEST {source.MAX_SIZE_TEST}; both must be "
-            f"{size}."
-        )
-    if mode == "window" and (source.MIN_SIZE_TEST != size or source.MAX_SIZE_TEST <= size):
-        yield (
-            f"INPUT.TEST_MODE is 'window' with INPUT.IMAGE_SIZE {size}, but INPUT.MIN_SIZE_TEST is "
-            f"{source.MIN_SIZE_TEST} and INPUT.MAX_SIZE_TEST {source.MAX_SIZE_TEST}; the first "
-            f"must be {size} and the second larger than any long side."
-        )
-    if not 0 < source.MIN_SCALE <= source.MAX_SCALE:
-        yield (
-            f"INPUT.MIN_SCALE is {source.MIN_SCALE} and INPUT.MAX_SCALE {source.MAX_SCALE}; they "
-            f"must be positive and in this order."
-        )
-    if cfg.MODEL.META_ARCHITECTURE == "EoMT" and cfg.MODEL.BACKBONE.NAME != "ViT":
-        yield (
-            f"MODEL.BACKBONE.NAME is {cfg.MODEL.BACKBONE.NAME!r}, but EoMT puts its queries into a "
-            "plain ViT; it must be 'ViT'."
-        )
-    if cfg.MODEL.BACKBONE.NAME in VIT_BACKBONES:
-        yield from _outside_choices(cfg, VIT_CHOICES)
-        yield from _patch_problems(cfg)
-        yield from _rotary_problems(cfg)
-
-
-def _patch_problems(cfg: CfgNode) -> Iterator[str]:
-    patch = cfg.MODEL.VIT.PATCH_SIZE
-    if patch < 1:
-        yield f"MODEL.VIT.PATCH_SIZE is {patch}; it must be at least 1."
-        return
-    keys = ["INPUT.IMAGE_SIZE", "MODEL.VIT.IMG_SIZE"]
-    if cfg.INPUT.TEST_MODE == "divisible":
-        keys += ["INPUT.SIZE_DIVISIBILITY", "MODEL.MASK_FORMER.SIZE_DIVISIBILITY"]
-    for key in keys:
-        if _get(cfg, key) > 0 and _get(cfg, key) % patch:
-            yield (
-                f"{key} is {_get(cfg, key)}; it must be a multiple of MODEL.VIT.PATCH_SIZE {patch}."
-            )
-
-
-def _rotary_problems(cfg: CfgNode) -> Iterator[str]:
-    vit = cfg.MODEL.VIT
-    preset = PRESETS.get(vit.NAME, {})
-    dim = vit.EMBED_DIM or preset.get("embed_dim", 0)
-    heads = vit.NUM_HEADS or preset.get("num_heads", 0)
-    rotary = (vit.POSITION or preset.get("position")) in ("rotary", "eva02")
-    if rotary and heads > 0 and dim % (4 * heads):
-        yield (
-            f"MODEL.VIT.EMBED_DIM is {dim} and NUM_HEADS {heads}; with rotary positions the first "
-            "must be a multiple of 4 times the second."
-        )
-
-
-def _task_problems(cfg: CfgNode) -> Iterator[str]:
-    test = cfg.MODEL.MASK_FORMER.TEST
-    if not (test.PANOPTIC_ON or test.INSTANCE_ON or test.SEMANTIC_ON):
-        yield (
-            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON, INSTANCE_ON and SEMANTIC_ON are all False; switch "
-            "at least one on."
-        )
-    if cfg.INPUT.TEST_MODE == "window" and (test.PANOPTIC_ON or test.INSTANCE_ON):
-        yield (
-            "INPUT.TEST_MODE is 'window', which only semantic results can be merged from; set "
-            "MODEL.MASK_FORMER.TEST.PANOPTIC_ON and INSTANCE_ON False, or use 'square'."
-        )
-
-
-def _annealing_problems(cfg: CfgNode) -> Iterator[str]:
-    node = cfg.MODEL.MASK_FORMER.MASK_ANNEALING
-    key = "MODEL.MASK_FORMER.MASK_ANNEALING"
-    if node.SCHEDULE in ("staggered", "none"):
-        if node.STARTS or node.ENDS:
-            yield (
-                f"{key}.SCHEDULE is {node.SCHEDULE!r}, but STARTS is {node.STARTS} and ENDS "
-                f"{node.ENDS}; leave both empty or set SCHEDULE to 'fractions' or 'iterations'."
-            )
-    if node.SCHEDULE not in ("fractions", "iterations"):
-        return
-    num_blocks = _num_query_blocks(cfg)
-    if len(node.STARTS) != len(node.ENDS) or len(node.STARTS) != (num_blocks or len(node.STARTS)):
-        kind = "query blocks" if cfg.MODEL.META_ARCHITECTURE == "EoMT" else "masked layers"
-        yield (
-            f"{key}.STARTS has {len(node.STARTS)} entries and ENDS {len(node.ENDS)}; both need one "
-            f"for each of the {num_blocks or ''} {kind}.".replace("  ", " ")
-        )
-    last = 1 if node.SCHEDULE == "fractions" else cfg.SOLVER.MAX_ITER
-    for start, end in zip(node.STARTS, node.ENDS, strict=False):
-        if not 0 <= start < end <= last:
-            yield (
-                f"{key} has a window from {start} to {end}; with SCHEDULE {node.SCHEDULE!r} a "
-                f"window must start before it ends and lie between 0 and {last}."
-            )
-
-
-def _decoder_problems(cfg: CfgNode) -> Iterator[str]:
-    node, head = cfg.MODEL.MASK_FORMER, cfg.MODEL.SEM_SEG_HEAD
-    # Of the group normalisation and of the heads.
-    step = math.lcm(32, max(1, node.NHEADS))
-    if node.HIDDEN_DIM < 1 or node.HIDDEN_DIM % step:
-        yield (
-            f"MODEL.MASK_FORMER.HIDDEN_DIM is {node.HIDDEN_DIM}; it must be a multiple of {step} "
-            f"(32, and MODEL.MASK_FORMER.NHEADS {node.NHEADS})."
-        )
-    key = "MODEL.SEM_SEG_HEAD.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES"
-    names = list(head.DEFORMABLE_TRANSFORMER_ENCODER_IN_FEATURES)
-    if not names or len(set(names)) < len(names):
-        yield f"{key} is {names}; it must name at least one map, and each only once."
-    if node.DEC_LAYERS - 1 < len(names):
-        yield (
-            f"MODEL.MASK_FORMER.DEC_LAYERS is {node.DEC_LAYERS}, which is {node.DEC_LAYERS - 1} "
-            f"layers for the {len(names)} maps of {key}; it must be at least {len(names) + 1}."
-        )
-
-
-def _num_query_blocks(cfg: CfgNode) -> int:
-    """Query blocks of an EoMT, decoder layers of a Mask2Former that is to be annealed, or 0 where
-    the config does not say."""
-    if cfg.MODEL.META_ARCHITECTURE == "Mask2Former" and cfg.MODEL.MASK2FORMER.ANNEAL_MASKS:
-        return cfg.MODEL.MASK_FORMER.DEC_LAYERS - 1
-    if cfg.MODEL.META_ARCHITECTURE != "EoMT":
-        return 0
-    preset = PRESETS.get(cfg.MODEL.VIT.NAME, {})
-    return cfg.MODEL.EOMT.NUM_BLOCKS or preset.get("num_query_blocks", 0)
-
-
-def _either(names: tuple[str, ...]) -> str:
-    return " or ".join((", ".join(map(repr, names[:-1])), repr(names[-1])))
+def _data_name_problems(cfg: CfgNode) -> Iterator[str]:
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        if not all(isinstance(name, str) for name in value_of(cfg, key)):
+            yield f"{key} is {value_of(cfg, key)}; it must be the names of data sets."

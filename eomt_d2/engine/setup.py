@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_setup
@@ -21,9 +20,27 @@ from eomt_d2.data.datasets import register_datasets
 from eomt_d2.errors import UserError
 from eomt_d2.evaluation import evaluated_tasks
 
+from .config_file import check_config_file
 from .config_validation import is_mask_classification, validate_config
 
 __all__ = ["load_config", "set_up"]
+
+# How yacs says that a value is of the wrong kind.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?:.*\.)?(\w+)'> vs\. <class '(?:.*\.)?(\w+)'>\) with values .* for "
+    r"config key: (\S+?)\.?"
+)
+_KINDS = {
+    "bool": "True or False",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a group of keys",
+    "CfgNode": "a group of keys",
+    "NoneType": "empty",
+}
 
 
 def set_up(args: argparse.Namespace) -> CfgNode:
@@ -64,6 +81,7 @@ def load_config(args: argparse.Namespace) -> CfgNode:
     if args.config_file:
         if not PathManager.isfile(args.config_file):
             raise UserError(f"The config file {args.config_file} does not exist.")
+        check_config_file(args.config_file)
         _merge(
             cfg, args.config_file, lambda: cfg.merge_from_file(args.config_file, allow_unsafe=False)
         )
@@ -85,20 +103,22 @@ def load_config(args: argparse.Namespace) -> CfgNode:
 def _merge(cfg: CfgNode, source: str, merge: Callable[[], None]) -> None:
     try:
         merge()
-    except OSError as error:
-        raise UserError(
-            f"The config file {error.filename or source} cannot be read: {error.strerror}."
-        ) from error
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"The config file {source} is no plain YAML: {problem}.") from error
-    except (KeyError, AssertionError, ValueError) as error:
-        message = str(error.args[0]) if error.args else ""
+    except (RecursionError, MemoryError) as error:
+        raise UserError(f"The config in {source} has a value that is nested too deeply.") from error
+    except (KeyError, AssertionError, ValueError, TypeError, AttributeError) as error:
+        message = " ".join(str(error.args[0]).split()) if error.args else ""
         unknown = re.fullmatch(r"Non-existent (?:config )?key: (\S+)", message)
         if unknown:
             hint = _nearest_key(cfg, unknown[1])
             raise UserError(
                 f"The config key {unknown[1]} in {source} does not exist{hint}."
+            ) from error
+        mismatch = _MISMATCH.fullmatch(message)
+        if mismatch:
+            wanted, given, key = mismatch.groups()
+            raise UserError(
+                f"The config key {key} in {source} is {_KINDS.get(given, given)}; it has to be "
+                f"{_KINDS.get(wanted, wanted)}."
             ) from error
         raise UserError(f"The config in {source} is not valid: {message}.") from error
 

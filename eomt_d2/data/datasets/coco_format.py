@@ -1,14 +1,24 @@
 """COCO's panoptic and instance files: categories to metadata, annotations to dataset dicts."""
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.data.datasets.coco import load_coco_json
 
+from eomt_d2.data.datasets.annotation_file import (
+    check_crowd,
+    check_entry,
+    check_folder,
+    entries_of,
+    images_by_id,
+    path_below,
+    read_json,
+    shortened,
+)
+from eomt_d2.data.datasets.coco_instances import add_instances
+from eomt_d2.data.datasets.faults import Fault, Faults
 from eomt_d2.errors import UserError
 
 __all__ = [
@@ -29,13 +39,21 @@ def read_categories(json_file: str | os.PathLike[str]) -> list[dict[str, Any]]:
         UserError: the file is missing or is not JSON, or its categories are absent, lack an id
             or a name, or share an id.
     """
-    content = _read_json(json_file)
+    content = read_json(json_file)
     categories = content.get("categories") if isinstance(content, dict) else None
-    if not categories:
+    if not categories or not isinstance(categories, list):
         raise UserError(f"'{json_file}' has no 'categories'; it must be a COCO annotation file.")
     for category in categories:
-        if not {"id", "name"} <= category.keys():
-            raise UserError(f"A category of '{json_file}' lacks 'id' or 'name': {category}.")
+        if not isinstance(category, dict) or not {"id", "name"} <= category.keys():
+            raise UserError(
+                f"A category of '{json_file}' lacks 'id' or 'name': {shortened(category)}."
+            )
+        where = f"The category {shortened(category)} of '{json_file}'"
+        check_entry(category, {"id": "whole", "name": "text"}, where)
+        if category.get("isthing", 0) not in (0, 1):
+            raise UserError(f"{where} has an 'isthing' that is neither 0 nor 1; correct it.")
+        if "color" in category and not _is_color(category["color"]):
+            raise UserError(f"{where} has a 'color' that is not [r, g, b] of 0-255; correct it.")
     if len({category["id"] for category in categories}) < len(categories):
         raise UserError(f"Two categories of '{json_file}' have the same id.")
     return sorted(categories, key=lambda category: category["id"])
@@ -93,10 +111,15 @@ def load_coco_panoptic(
     panoptic_root: str | os.PathLike[str],
     metadata: Mapping[str, Any],
     sem_seg_root: str | os.PathLike[str] | None = None,
+    report: Callable[[Fault], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a COCO panoptic JSON file.
 
     Unlike Detectron2's loader, which assumes ".jpg", an image's name is the one in ``images``.
+
+    Args:
+        report: gets every fault of the file; images that have one are then left out. None: the
+            first one is raised.
 
     Returns:
         One dict per annotated image, sorted by image id: ``file_name``, ``image_id``, ``height``,
@@ -105,80 +128,115 @@ def load_coco_panoptic(
 
     Raises:
         UserError: a file or folder is missing, or an annotation names an image or a category
-            that the file does not have.
+            that the file does not have, or a file outside of the folders; or an entry is not what
+            it has to be.
     """
-    content = _read_json(json_file)
+    content = read_json(json_file)
     for folder in (image_root, panoptic_root, sem_seg_root):
         if folder is not None:
-            _check_folder(folder, json_file)
+            check_folder(folder, json_file)
     things = metadata["thing_dataset_id_to_contiguous_id"]
     contiguous = {**metadata["stuff_dataset_id_to_contiguous_id"], **things}
-    images = {image["id"]: image for image in content["images"]}
+    faults = Faults(json_file, report)
+    images = images_by_id(content, json_file, faults)
+    annotated = set()
 
-    dataset = []
-    for annotation in sorted(content["annotations"], key=lambda a: a["image_id"]):
+    def record_of(annotation: Any, position: int) -> dict[str, Any]:
+        where = f"Entry {position} of 'annotations' in '{json_file}'"
+        check_entry(
+            annotation, {"image_id": "id", "file_name": "text", "segments_info": "list"}, where
+        )
         image = images.get(annotation["image_id"])
         if image is None:
-            raise UserError(f"'{json_file}' annotates image {annotation['image_id']}, not in it.")
-        segments = []
-        for segment in annotation["segments_info"]:
-            category_id = segment["category_id"]
-            if category_id not in contiguous:
-                raise UserError(
-                    f"Image {image['id']} of '{json_file}' has a segment of category "
-                    f"{category_id}, which is not among the categories."
-                )
-            segments.append(
-                {
-                    **segment,
-                    "category_id": contiguous[category_id],
-                    "isthing": category_id in things,
-                }
+            raise UserError(
+                f"'{json_file}' annotates image {shortened(annotation['image_id'])}, not in it."
             )
+        if image["id"] in annotated:
+            raise UserError(
+                f"'{json_file}' annotates image {shortened(image['id'])} twice; keep one of both."
+            )
+        annotated.add(image["id"])
+        where = f"Image {shortened(image['id'])} of '{json_file}'"
         record = {
-            "file_name": os.path.join(image_root, image["file_name"]),
+            "file_name": path_below(image_root, image["file_name"], json_file),
             "image_id": image["id"],
-            "height": image["height"],
-            "width": image["width"],
-            "pan_seg_file_name": os.path.join(panoptic_root, annotation["file_name"]),
-            "segments_info": segments,
+            "height": int(image["height"]),
+            "width": int(image["width"]),
+            "pan_seg_file_name": path_below(panoptic_root, annotation["file_name"], json_file),
+            "segments_info": [
+                _segment(segment, contiguous, things, where)
+                for segment in annotation["segments_info"]
+            ],
         }
         if sem_seg_root is not None:
-            record["sem_seg_file_name"] = os.path.join(sem_seg_root, annotation["file_name"])
-        dataset.append(record)
-    return _checked_files(dataset, json_file)
+            record["sem_seg_file_name"] = path_below(
+                sem_seg_root, annotation["file_name"], json_file
+            )
+        return record
+
+    dataset = []
+    for position, annotation in enumerate(entries_of(content, "annotations", json_file)):
+        with faults.collected():
+            dataset.append(record_of(annotation, position))
+    unannotated = len(images.keys() - annotated)
+    if unannotated:
+        faults.warning(
+            f"{unannotated} of the {len(images)} images of '{json_file}' have no annotation and "
+            "are left out; annotate or remove them."
+        )
+    return _checked_files(dataset, json_file, faults)
 
 
 def load_coco_instances(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],
     metadata: Mapping[str, Any],
+    report: Callable[[Fault], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Read a COCO instance JSON file into Detectron2's instance dataset dicts.
 
     The ids are those of ``metadata``, not of the file, so that a file with other names for the
-    same categories, or with some of them unused, gives the same classes.
+    same categories, or with some of them unused, gives the same classes. As in Detectron2's own
+    loader, images without annotations are kept, annotations of images that are not listed and
+    polygons of fewer than three points are left out, with a warning.
+
+    Args:
+        report: as for :func:`load_coco_panoptic`.
+
+    Returns:
+        One dict per image, sorted by image id: ``file_name``, ``image_id``, ``height``, ``width``
+        and ``annotations``, of which each has ``category_id`` (contiguous), ``iscrowd`` and, where
+        the file has them, ``segmentation`` and ``bbox`` with its ``bbox_mode``.
 
     Raises:
-        UserError: a file or folder is missing, or an annotation has an unknown category.
+        UserError: a file or folder is missing, or an annotation has an unknown category, or an
+            entry is not what it has to be.
     """
     if not Path(json_file).is_file():
         raise UserError(
             f"The annotation file '{json_file}' does not exist; see datasets/README.md."
         )
-    _check_folder(image_root, json_file)
-    contiguous = metadata["thing_dataset_id_to_contiguous_id"]
-    dataset = load_coco_json(str(json_file), str(image_root))
-    for record in dataset:
-        for annotation in record["annotations"]:
-            category_id = annotation["category_id"]
-            if category_id not in contiguous:
-                raise UserError(
-                    f"Image {record['image_id']} of '{json_file}' has an instance of category "
-                    f"{category_id}, which is not among the data set's categories."
-                )
-            annotation["category_id"] = contiguous[category_id]
-    return _checked_files(dataset, json_file)
+    check_folder(image_root, json_file)
+    content = read_json(json_file)
+    faults = Faults(json_file, report)
+    records = {}
+    for image_id, image in images_by_id(content, json_file, faults).items():
+        with faults.collected():
+            records[image_id] = {
+                "file_name": path_below(image_root, image["file_name"], json_file),
+                "height": int(image["height"]),
+                "width": int(image["width"]),
+                "image_id": image_id,
+                "annotations": [],
+            }
+    add_instances(
+        records,
+        entries_of(content, "annotations", json_file),
+        metadata["thing_dataset_id_to_contiguous_id"],
+        json_file,
+        faults,
+    )
+    return _checked_files(list(records.values()), json_file, faults)
 
 
 def ids_to_rgb(ids: np.ndarray) -> np.ndarray:
@@ -193,34 +251,42 @@ def mask_box(mask: np.ndarray) -> list[int]:
     return [x, y, int(columns[-1]) - x + 1, int(rows[-1]) - y + 1]
 
 
-def _read_json(json_file: str | os.PathLike[str]) -> Any:
-    try:
-        with open(json_file, encoding="utf-8") as file:
-            return json.load(file)
-    except OSError as error:
-        raise UserError(
-            f"The annotation file '{json_file}' cannot be read ({error.strerror}); see "
-            "datasets/README.md."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"The annotation file '{json_file}' is not JSON: {error}.") from error
+def _is_color(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) != 3:
+        return False
+    return all(isinstance(channel, int) and 0 <= channel <= 255 for channel in value)
 
 
-def _check_folder(folder: str | os.PathLike[str], json_file: str | os.PathLike[str]) -> None:
-    if not Path(folder).is_dir():
+def _segment(
+    segment: Any, contiguous: Mapping[int, int], things: Mapping[int, int], where: str
+) -> dict[str, Any]:
+    check_entry(segment, {"id": "whole", "category_id": "whole"}, f"A segment of {where}")
+    category_id = segment["category_id"]
+    if category_id not in contiguous:
         raise UserError(
-            f"The folder '{folder}', which belongs to '{json_file}', does not exist; see "
-            "datasets/README.md."
+            f"{where} has a segment of category {category_id}, which is not among the categories."
         )
+    check_crowd(segment, f"A segment of {where}")
+    return {
+        **segment,
+        "category_id": contiguous[category_id],
+        "isthing": category_id in things,
+    }
 
 
 def _checked_files(
-    dataset: list[dict[str, Any]], json_file: str | os.PathLike[str]
+    dataset: list[dict[str, Any]], json_file: str | os.PathLike[str], faults: Faults
 ) -> list[dict[str, Any]]:
-    """The data set itself, after a look at the files of its first image."""
+    """The data set itself, sorted, after a look at the files of its first image."""
+    faults.raise_errors()
     if not dataset:
-        raise UserError(f"'{json_file}' has no annotated image.")
-    for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
-        if key in dataset[0] and not Path(dataset[0][key]).is_file():
-            raise UserError(f"'{dataset[0][key]}', needed by '{json_file}', does not exist.")
+        faults.error(f"'{json_file}' has no annotated image.")
+        faults.raise_errors()
+        return dataset
+    # Numbers before texts, which cannot be compared with each other.
+    dataset.sort(key=lambda record: (isinstance(record["image_id"], str), record["image_id"]))
+    if faults.raises:
+        for key in ("file_name", "pan_seg_file_name", "sem_seg_file_name"):
+            if key in dataset[0] and not Path(dataset[0][key]).is_file():
+                raise UserError(f"'{dataset[0][key]}', needed by '{json_file}', does not exist.")
     return dataset

@@ -25,6 +25,7 @@ __all__ = [
     "write_png",
 ]
 
+_File = TypeVar("_File")
 _Result = TypeVar("_Result")
 
 
@@ -63,12 +64,13 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def map_files(
-    function: Callable[[Path], _Result],
-    files: Sequence[Path],
+    function: Callable[[_File], _Result],
+    files: Sequence[_File],
     description: str,
     num_workers: int | None = None,
 ) -> list[_Result]:
-    """Apply a picklable function to files in several processes, with a progress bar.
+    """Apply a picklable function to files, or what describes them, in several processes, with a
+    progress bar.
 
     Returns:
         The results, in the order of ``files``.

@@ -1,14 +1,13 @@
 """Semantic data sets: a folder of images beside a folder of label PNG files."""
 
-import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+from eomt_d2.data.datasets.faults import Fault, Faults
 from eomt_d2.errors import UserError
 
 __all__ = ["load_semantic_folders"]
-
-_logger = logging.getLogger(__name__)
 
 
 def load_semantic_folders(
@@ -16,11 +15,15 @@ def load_semantic_folders(
     label_root: str | os.PathLike[str],
     image_suffix: str = ".jpg",
     label_suffix: str = ".png",
+    report: Callable[[Fault], None] | None = None,
 ) -> list[dict[str, str]]:
     """Pair images with label files, sub-folders included.
 
     A pair has the same path below its root once the suffix is taken away; a suffix may be more
     than the extension ("_leftImg8bit.png").
+
+    Args:
+        report: gets the warning, see :func:`~.coco_format.load_coco_panoptic`.
 
     Returns:
         Dicts with ``file_name`` and ``sem_seg_file_name``, sorted by that path. Files without a
@@ -39,11 +42,9 @@ def load_semantic_folders(
         )
     unpaired = len(images) + len(labels) - 2 * len(stems)
     if unpaired:
-        _logger.warning(
-            "%d files of '%s' and '%s' have no partner and are left out.",
-            unpaired,
-            image_root,
-            label_root,
+        Faults(image_root, report).warning(
+            f"{unpaired} files of '{image_root}' and '{label_root}' have no partner and are left "
+            "out; add their partners or remove them."
         )
     return [
         {"file_name": str(images[stem]), "sem_seg_file_name": str(labels[stem])} for stem in stems
