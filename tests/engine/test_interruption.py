@@ -16,6 +16,14 @@ from tests.engine.tiny_training import (
 )
 
 
+@pytest.fixture(autouse=True)
+def as_in_the_foreground():
+    """Background jobs of a shell ignore SIGINT, and what starts the tests may be one."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def told():
     return []

@@ -28,10 +28,10 @@ SOLVER:
   IMS_PER_BATCH: 4
   BASE_LR: 0.003
   LAYER_DECAY: 1.0
-  MAX_ITER: 220
+  MAX_ITER: 300
   WARMUP_ITERS_HEAD: 4
   WARMUP_ITERS_BACKBONE: 16
-  CHECKPOINT_PERIOD: 110
+  CHECKPOINT_PERIOD: 150
 DATALOADER: {NUM_WORKERS: 0}
 SEED: 1
 """
@@ -94,14 +94,14 @@ def test_learns_evaluates_and_resumes(task, data, metric, test_data, tmp_path):
     # Detectron2 writes the median of the last 20 iterations every 20 iterations: the first value
     # is the warm-up, the second the 20 iterations after it.
     losses = scalars(output, "total_loss")
-    assert [iteration for iteration, _ in losses] == list(range(19, 220, 20))
+    assert [iteration for iteration, _ in losses] == list(range(19, 300, 20))
     assert losses[-1][1] < 0.7 * losses[1][1]
     evaluations = scalars(output, metric)
-    assert [iteration for iteration, _ in evaluations] == [220]
+    assert [iteration for iteration, _ in evaluations] == [300]
 
-    more = train_net(config, "--resume", "OUTPUT_DIR", output, "SOLVER.MAX_ITER", "240")
-    assert "Starting training from iteration 220" in more
-    assert [iteration for iteration, _ in scalars(output, "total_loss")][-1] == 239
+    more = train_net(config, "--resume", "OUTPUT_DIR", output, "SOLVER.MAX_ITER", "320")
+    assert "Starting training from iteration 300" in more
+    assert [iteration for iteration, _ in scalars(output, "total_loss")][-1] == 319
     assert scalars(output, "total_loss")[-1][1] < 0.7 * losses[1][1]
 
     alone = tmp_path / "alone"
