@@ -164,7 +164,6 @@ def gradients(output_dir, backend=None):
         "MODEL.VIT.DEPTH": 2,
         "MODEL.EOMT.NUM_BLOCKS": 1,
         "MODEL.MASK_FORMER.MASK_ANNEALING.SCHEDULE": "none",
-        "MODEL.VIT.ACTIVATION_CHECKPOINTING": backend == "inductor",
     }
     with mock.patch("torch.compile", compile_):
         trainer = make_trainer(output_dir, keys)
@@ -180,11 +179,9 @@ def gradients(output_dir, backend=None):
 
 
 def run_rank(rank, folder, backend):
-    """Trainings (by default) or compiled gradients, on one of two processes."""
+    """Trainings and compiled gradients, on one of two processes."""
     dist.init_process_group("gloo", f"file://{folder}/init", rank=rank, world_size=2)
-    results = {}
-    if backend != "inductor":
-        results["trained"] = [train(f"{folder}/parts_{parts}", parts) for parts in (1, 2)]
+    results = {"trained": [train(f"{folder}/parts_{parts}", parts) for parts in (1, 2)]}
     # PyTorch's own first bucket, 1 MB, would hold the whole network.
     dist._DEFAULT_FIRST_BUCKET_BYTES = int(BUCKET_MB * 2**20)
     results["gradients"], results["num_graphs"] = gradients(folder, backend)
@@ -249,13 +246,6 @@ def assert_compiled_gradients_are_those_of_one_process(ranks, folder):
 def test_compiled_in_two_processes(two_processes, tmp_path):
     """MODEL.COMPILE and DistributedDataParallel."""
     assert_compiled_gradients_are_those_of_one_process(two_processes, tmp_path)
-
-
-@pytest.mark.slow
-def test_compiled_in_two_processes_for_real(tmp_path):
-    """By PyTorch's own code generator, with activation checkpointing."""
-    ranks = run_two_processes(tmp_path, "inductor")
-    assert_compiled_gradients_are_those_of_one_process(ranks, tmp_path)
 
 
 if __name__ == "__main__":
