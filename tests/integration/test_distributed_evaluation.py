@@ -1,4 +1,4 @@
-"""Two processes see one image each; the main one gets the result for both."""
+"""Two processes share two images evenly or not; the main one gets the result for both images."""
 
 import json
 import socket
@@ -12,6 +12,8 @@ from panopticapi.utils import id2rgb
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[2]
+# The images of both processes: one each, and a process without any.
+SPLITS = [[[0], [1]], [[0, 1], []], [[], [1, 0]]]
 SCRIPT = """
 import json, sys
 import torch
@@ -35,26 +37,35 @@ MetadataCatalog.get("data").set(
     json_file=f"{folder}/instances.json", stuff_classes=["cat", "sky"], ignore_label=255,
     thing_dataset_id_to_contiguous_id={1: 0}, stuff_dataset_id_to_contiguous_id={2: 1},
 )
-# Cat on the upper half, sky below: right on image 0; on image 1 everything is called sky.
-labels = torch.ones(8, 8, dtype=torch.int64)
+
+def output(image_id):
+    # Cat on the upper half, sky below: right on image 0; on image 1 everything is called sky.
+    labels = torch.ones(8, 8, dtype=torch.int64)
+    if image_id == 0:
+        labels[:4] = 0
+    masks = labels[None] == 0
+    boxes = BitMasks(masks).get_bounding_boxes()
+    instances = Instances((8, 8), pred_masks=masks, pred_boxes=boxes,
+                          pred_classes=torch.zeros(1, dtype=torch.int64), scores=torch.ones(1))
+    segments = [
+        {"id": i + 1, "category_id": i, "isthing": i == 0} for i in labels.unique().tolist()
+    ]
+    return {"panoptic_seg": (labels.int() + 1, segments), "instances": instances,
+            "sem_seg_labels": labels}
+
+all_results = []
+for split in SPLITS:
+    results = {}
+    for evaluator in (PanopticEvaluator("data"), InstanceEvaluator("data"),
+                      SemanticSegmentationEvaluator("data"), CityscapesPanopticEvaluator("data")):
+        evaluator.reset()
+        for image_id in split[rank]:
+            evaluator.process([entries[image_id]], [output(image_id)])
+        results[type(evaluator).__name__] = evaluator.evaluate()
+    assert rank == 0 or not any(results.values()), results
+    all_results.append(results)
 if rank == 0:
-    labels[:4] = 0
-masks = labels[None] == 0
-instances = Instances((8, 8), pred_masks=masks, pred_boxes=BitMasks(masks).get_bounding_boxes(),
-                      pred_classes=torch.zeros(1, dtype=torch.int64), scores=torch.ones(1))
-segments = [{"id": i + 1, "category_id": i, "isthing": i == 0} for i in labels.unique().tolist()]
-output = {"panoptic_seg": (labels.int() + 1, segments), "instances": instances,
-          "sem_seg_labels": labels}
-results = {}
-for evaluator in (PanopticEvaluator("data"), InstanceEvaluator("data"),
-                  SemanticSegmentationEvaluator("data"), CityscapesPanopticEvaluator("data")):
-    evaluator.reset()
-    evaluator.process([entries[rank]], [output])
-    results[type(evaluator).__name__] = evaluator.evaluate()
-if rank == 0:
-    json.dump(results, open(f"{folder}/results.json", "w"))
-else:
-    assert not any(results.values()), results
+    json.dump(all_results, open(f"{folder}/results.json", "w"))
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -87,7 +98,8 @@ def test_results_of_two_processes_are_put_together(folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(folder), str(port)]
+    script = f"SPLITS = {SPLITS}\n{SCRIPT}"
+    command = [sys.executable, "-W", "ignore", "-c", script, str(folder), str(port)]
     processes = [
         subprocess.Popen([*command, str(rank)], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
         for rank in (0, 1)
@@ -99,7 +111,13 @@ def test_results_of_two_processes_are_put_together(folder):
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
 
-    results = json.loads((folder / "results.json").read_text())
+    all_results = json.loads((folder / "results.json").read_text())
+    assert len(all_results) == len(SPLITS)
+    for results in all_results:
+        assert_results_for_both_images(results)
+
+
+def assert_results_for_both_images(results):
     for name in ("PanopticEvaluator", "CityscapesPanopticEvaluator"):
         metrics = results[name]["panoptic_seg"]
         # Cat: one found, one missed, 1 / 1.5. Sky: one exact; the other covers 32 of 64 pixels,
