@@ -71,7 +71,7 @@ class EoMT(MaskClassificationModel):
     def predict_masks(self, tokens: Tensor, grid: tuple[int, int]) -> Prediction:
         """Tokens [queries | prefix | patches] (B, T, C) to the masks and classes they hold."""
         tokens = self.backbone.norm(tokens)
-        queries = tokens[:, : self.query_embed.num_embeddings]
-        patches = tokens[:, -grid[0] * grid[1] :]
+        sizes = (self.num_queries, self.backbone.num_prefix_tokens, grid[0] * grid[1])
+        queries, _, patches = tokens.split(sizes, dim=1)
         pixels = self.upscale(patches.transpose(1, 2).unflatten(2, grid))
         return predict_masks(self.mask_head(queries), pixels, self.class_head(queries))

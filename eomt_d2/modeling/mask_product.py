@@ -26,7 +26,7 @@ def predict_masks(
     Returns:
         The prediction, with its factors where gradients are recorded.
     """
-    mask_logits = torch.einsum("bqc,bchw->bqhw", mask_embeddings, mask_features)
+    mask_logits = (mask_embeddings @ mask_features.flatten(2)).unflatten(2, mask_features.shape[2:])
     if torch.is_grad_enabled():
         return FactoredPrediction(mask_logits, class_logits, mask_embeddings, mask_features)
     return MaskPrediction(mask_logits, class_logits)

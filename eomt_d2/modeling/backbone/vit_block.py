@@ -58,7 +58,7 @@ class Attention(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v)
         else:
             num_queries = query_mask.shape[1]
-            queries, context = q[:, :, :num_queries], q[:, :, num_queries:]
+            queries, context = q.split((num_queries, q.shape[2] - num_queries), dim=2)
             out = torch.cat(
                 (
                     F.scaled_dot_product_attention(queries, k, v, attn_mask=query_mask[:, None]),
@@ -73,7 +73,9 @@ class Attention(nn.Module):
         if bias is None:
             bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, bias)
-        return qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # The gradient of unbind, one stack, is then laid out as the linear layer takes it.
+        q, k, v = qkv.unflatten(2, (3, self.num_heads, -1)).unbind(2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 class Mlp(nn.Module):
