@@ -1,4 +1,4 @@
-"""Memory of post-processing: a number of bytes per pixel of the image, whatever the number of queries.
+"""Memory of post-processing: bytes per pixel of the image, whatever the number of queries.
 
 The logits themselves, which exist before, do not count.
 """

@@ -13,7 +13,7 @@ from PIL import Image
 from eomt_d2.data import MaskClassificationMapper
 
 QUICK = settings(
-    max_examples=120,
+    max_examples=80,
     derandomize=True,
     database=None,
     deadline=None,
