@@ -4,7 +4,10 @@ Resized logits lie between the smallest and the largest of the logits they are m
 network's small maps tell which masks can be seen in which part of the image, and most masks are
 seen in a few parts only; the others need not be resized there.
 
-Shapes: Q masks, (h, w) their grid, T tiles.
+Whatever is as large as many masks is made in pieces of :func:`chunk_numel` numbers, so that the
+memory depends neither on the number of masks nor, but for a number per tile and mask, on the image.
+
+Shapes: Q masks, n those in use, (h, w) their grid, T tiles.
 """
 
 import math
@@ -17,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .chunking import chunk_numel
-from .mask_resize import MaskGeometry, finite, source_rows
+from .mask_resize import MaskGeometry, finite, row_bands, source_rows
 
 __all__ = ["MaskTiles", "Tile"]
 
@@ -51,15 +54,24 @@ class MaskTiles:
         geometry: the sizes that the masks pass through.
         side: of a tile in pixels; by default 128 on a CPU, whose cache should hold a tile, and as
             much as :func:`chunk_numel` allows on other devices.
+        masks: (n,) int64, indices of the masks to use, which are not copied; by default all, and
+            n is Q. What follows counts them from 0 to n - 1.
     """
 
-    def __init__(self, mask_logits: Tensor, geometry: MaskGeometry, side: int | None = None):
-        self._logits = finite(mask_logits.detach())
+    def __init__(
+        self,
+        mask_logits: Tensor,
+        geometry: MaskGeometry,
+        side: int | None = None,
+        masks: Tensor | None = None,
+    ):
+        self._logits, self._masks = mask_logits.detach(), masks
+        self._num_masks = len(mask_logits if masks is None else masks)
         device, grid = mask_logits.device, tuple(mask_logits.shape[1:])
         if side is None:
             side = 128
             if device.type != "cpu":
-                side = max(side, math.isqrt(chunk_numel(device) // max(1, len(mask_logits))))
+                side = max(side, math.isqrt(chunk_numel(device) // max(1, self._num_masks)))
         sizes = list(zip(grid, *geometry, strict=True))
         self._vertical, self._horizontal = (_resize_matrix(*axis, device) for axis in sizes)
         rows, columns = (_spans(*axis, side) for axis in sizes)
@@ -69,16 +81,27 @@ class MaskTiles:
         self.tiles = [Tile(r[0], c[0], r[1], c[1]) for r in rows for c in columns]
 
     def highest(self) -> Tensor:
-        """(T, Q) float32: what no resized logit of a mask exceeds in a tile."""
-        highest = self._maximum(self._logits)
-        return highest + SLACK * highest.abs()
+        """(T, n) float32: what no resized logit of a mask exceeds in a tile."""
+        num_rows, num_columns = len(self._source_rows), len(self._source_columns)
+        highest = torch.empty(
+            (num_rows, num_columns, self._num_masks), dtype=torch.float32, device=self._device
+        )
+        # A piece holds the logits of one row of tiles, and then the largest of all rows of tiles.
+        height = max(num_rows, *(rows.stop - rows.start for rows in self._source_rows))
+        for part in self._pieces(height):
+            strips = [self._strip(part, rows).amax(1) for rows in self._source_rows]
+            strips = finite(torch.stack(strips))
+            for i, columns in enumerate(self._source_columns):
+                highest[:, i, part] = strips[..., columns].amax(2)
+        highest = highest.flatten(0, 1)
+        return highest.add_(highest.abs(), alpha=SLACK)
 
-    def surely_reached(self, value: Callable[[Tensor], Tensor]) -> Tensor:
+    def surely_reached(self, value: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """What the best of the masks reaches at every pixel of a tile.
 
         Args:
-            value: what masks are compared by; logits (Q, ...) to the same shape, of each mask a
-                function that never falls.
+            value: what masks are compared by; logits (m, ...) of the masks of a slice, and that
+                slice, to the same shape, of each mask a function that never falls.
 
         Returns:
             (T,) float32, at most the largest value of each pixel.
@@ -87,38 +110,56 @@ class MaskTiles:
         # pixels of the padded input are at most one cell apart.
         reached = []
         for rows in self._source_rows:
-            lowest = self._logits[:, max(0, rows.start - 1) : rows.stop + 1]
-            for axis in (1, 2):
-                lowest = _smallest_of_three(lowest, axis)
-            best = value(lowest - SLACK * lowest.abs()).amax(0)
+            rows, best = slice(max(0, rows.start - 1), rows.stop + 1), None
+            for part in self._pieces(rows.stop - rows.start):
+                lowest = finite(self._strip(part, rows))
+                for axis in (1, 2):
+                    lowest = _smallest_of_three(lowest, axis)
+                values = value(lowest.sub_(lowest.abs(), alpha=SLACK), part).amax(0)
+                best = values if best is None else torch.maximum(best, values)
             reached += [best[:, columns].amin() for columns in self._source_columns]
         return torch.stack(reached)
 
-    def _maximum(self, maps: Tensor) -> Tensor:
-        """(T, N): the largest number of (N, h, w) maps among the cells of each tile."""
-        rows = torch.stack([maps[:, rows].amax(1) for rows in self._source_rows], dim=1)
-        both = torch.stack([rows[..., columns].amax(2) for columns in self._source_columns], dim=2)
-        return both.flatten(1).T
+    @property
+    def _device(self) -> torch.device:
+        return self._logits.device
+
+    def _pieces(self, height: int) -> list[slice]:
+        """Masks to take together if ``height`` rows of each are needed at a time."""
+        numel = height * self._logits.shape[2]
+        return row_bands(self._num_masks, numel, chunk_numel(self._device))
+
+    def _strip(self, part: slice, rows: slice) -> Tensor:
+        """(m, rows, w) of some masks, of the logits' own precision."""
+        strip = self._logits[:, rows]
+        return strip[part] if self._masks is None else strip.index_select(0, self._masks[part])
 
     def visible(self, visible: Tensor) -> Iterator[tuple[Tile, Tensor, Tensor]]:
         """The masks of each tile at the size of the original image.
 
         Args:
-            visible: (T, Q) bool; which masks matter in which tile. The host waits for it once.
+            visible: (T, n) bool; which masks matter in which tile. The host waits for it once.
 
         Yields:
-            For each tile with such masks the tile, their n indices in ascending order, (n,) int64,
-            and their logits, (n, rows, columns) float32.
+            For each tile with such masks the tile, their m indices in ascending order, (m,) int64,
+            and their logits, (m, rows, columns) float32. A tile in which very many masks can be
+            seen comes in bands of rows.
         """
         counts = visible.sum(1).tolist()
         # Sorted on the device, so that no tile sends its list of indices there.
         order = visible.byte().sort(dim=1, descending=True, stable=True).indices
         for tile, count, masks in zip(self.tiles, counts, order, strict=True):
             if count:
-                yield tile, masks[:count], self._resize(tile, masks[:count])
+                height, width = (x.stop - x.start for x in (tile.rows, tile.columns))
+                for band in row_bands(height, count * width, chunk_numel(self._device)):
+                    first = tile.rows.start
+                    part = tile._replace(rows=slice(first + band.start, first + band.stop))
+                    yield part, masks[:count], self._resize(part, masks[:count])
 
     def _resize(self, tile: Tile, masks: Tensor) -> Tensor:
+        masks = masks if self._masks is None else self._masks.index_select(0, masks)
         logits = self._logits[:, tile.source_rows, tile.source_columns].index_select(0, masks)
+        logits = finite(logits)
         vertical = self._vertical[tile.rows, tile.source_rows]
         horizontal = self._horizontal[tile.columns, tile.source_columns]
         with torch.autocast(logits.device.type, enabled=False):

@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from .chunking import chunk_numel
-from .mask_resize import MaskGeometry, finite, resize_rows, row_bands
+from .mask_resize import MaskGeometry, finite, resize_rows, row_bands, source_rows
 from .mask_tiles import MaskTiles
 
 __all__ = [
@@ -58,7 +58,8 @@ def panoptic_inference(
     scores, labels = class_logits.float().softmax(-1).max(-1)
     keep = (labels != num_classes) & (scores > score_threshold)
     # Dropped queries cost nothing from here on.
-    mask_logits, scores, labels = mask_logits[keep], scores[keep], labels[keep]
+    kept = keep.nonzero().squeeze(1)
+    scores, labels = scores[kept], labels[kept]
 
     num_kept, device = len(labels), mask_logits.device
     owners = torch.full(geometry.output_size, num_kept, dtype=torch.int32, device=device)
@@ -67,7 +68,7 @@ def panoptic_inference(
 
     # Pixels per query: of its own mask, won from the others, and both.
     counts = torch.zeros((num_kept, 3), dtype=torch.int64, device=device)
-    tiles = MaskTiles(mask_logits, geometry)
+    tiles = MaskTiles(mask_logits, geometry, masks=kept)
     for tile, queries, logits in tiles.visible(_may_own_or_win(tiles, scores)):
         inside = logits >= 0
         # Not argmax, which takes 30 times as long on a CPU.
@@ -81,8 +82,8 @@ def panoptic_inference(
 
     segments, segment_of_stuff = [], {}
     segment_ids = [0] * (num_kept + 1)
-    kept = torch.cat((labels[:, None], counts), dim=1).tolist()
-    for query, (label, num_own, num_won, num_both) in enumerate(kept):
+    table = torch.cat((labels[:, None], counts), dim=1).tolist()
+    for query, (label, num_own, num_won, num_both) in enumerate(table):
         if num_both == 0 or num_won / num_own < overlap_threshold:
             continue
         is_thing = label in thing_ids
@@ -95,14 +96,21 @@ def panoptic_inference(
         segment["area"] += num_both
         segment_ids[query] = segment["id"]
     segment_ids = torch.tensor(segment_ids, dtype=torch.int32, device=device)
-    return segment_ids.index_select(0, owners.flatten()).view_as(owners), segments
+    # In place and piece by piece: indices are widened to 8 bytes.
+    height, width = geometry.output_size
+    for rows in row_bands(height, width, chunk_numel(device)):
+        band = owners[rows]
+        band.copy_(segment_ids.index_select(0, band.flatten()).view_as(band))
+    return owners, segments
 
 
 def _may_own_or_win(tiles: MaskTiles, scores: Tensor) -> Tensor:
     """(T, Q) bool: whether a query, given the scores (Q,), may have or win a pixel of a tile."""
     highest = tiles.highest()
     # Sigmoid and product round too; where all is tiny, nothing is excluded.
-    reached = tiles.surely_reached(lambda logits: logits.sigmoid() * scores[:, None, None])
+    reached = tiles.surely_reached(
+        lambda logits, queries: logits.sigmoid() * scores[queries, None, None]
+    )
     return (highest >= 0) | (highest.sigmoid() * scores * (1 + 1e-5) >= reached[:, None])
 
 
@@ -143,7 +151,7 @@ def instance_inference(
         scores, queries, labels = scores[keep], queries[keep], labels[keep]
 
     size, device = geometry.output_size, mask_logits.device
-    tiles = MaskTiles(mask_logits[queries], geometry)
+    tiles = MaskTiles(mask_logits, geometry, masks=queries)
     masks = torch.zeros((len(labels), *size), dtype=torch.bool, device=device)
     area = torch.zeros(len(labels), dtype=torch.int64, device=device)
     sigmoid_sum = torch.zeros(len(labels), device=device)
@@ -195,11 +203,18 @@ def semantic_scores(mask_logits: Tensor, class_logits: Tensor, size: tuple[int, 
         (K, H, W) float32.
     """
     weights = class_logits.float().softmax(-1)[:, :-1].T
-    mask_logits = finite(mask_logits)
+    height = mask_logits.shape[1]
     scores = weights.new_empty(len(weights), *size)
     with torch.autocast(scores.device.type, enabled=False):
         for rows in row_bands(size[0], len(mask_logits) * size[1], chunk_numel(scores.device)):
-            logits = resize_rows(mask_logits, size, rows)
+            source = source_rows(height, size[0], rows)
+            logits = resize_rows(
+                finite(mask_logits[:, source]),
+                size,
+                rows,
+                source_height=height,
+                source_start=source.start,
+            )
             scores[:, rows] = (weights @ logits.sigmoid_().flatten(1)).unflatten(1, (-1, size[1]))
     return scores
 
@@ -231,7 +246,7 @@ def semantic_labels(scores: Tensor, output_size: tuple[int, int]) -> Tensor:
     size = tuple(scores.shape[1:])
     tiles = MaskTiles(scores, MaskGeometry(size, size, output_size))
     labels = torch.empty(output_size, dtype=torch.int64, device=scores.device)
-    may_win = tiles.highest() >= tiles.surely_reached(lambda x: x)[:, None]
+    may_win = tiles.highest() >= tiles.surely_reached(lambda x, _: x)[:, None]
     for tile, classes, resized in tiles.visible(may_win):
         best = resized.max(0).indices
         labels[tile.rows, tile.columns] = classes[best]

@@ -52,7 +52,7 @@ def test_no_pixel_is_beyond_the_bounds_of_its_tile(geometry):
     tiles = MaskTiles(logits, geometry, 9)
     highest, reached = (
         tiles.highest(),
-        tiles.surely_reached(lambda x: x.sigmoid() * scores[:, None, None]),
+        tiles.surely_reached(lambda x, part: x.sigmoid() * scores[part, None, None]),
     )
     resized = two_resizes(logits, geometry)
     best = (resized.sigmoid() * scores[:, None, None]).amax(0)
@@ -71,8 +71,8 @@ def test_bounds_are_sharp_where_a_mask_is_flat():
     assert [tile.columns.start for tile in tiles.tiles] == [0, 16, 32, 48] * 2
     expected = torch.tensor([[5.0, -5.0], [5.0, 5.0], [5.0, 5.0], [-5.0, 5.0]]).repeat(2, 1)
     torch.testing.assert_close(tiles.highest(), expected, rtol=1e-4, atol=0)
-    scores = torch.tensor([0.5, 1.0])[:, None, None]
-    reached = tiles.surely_reached(lambda x: x.sigmoid() * scores)
+    scores = torch.tensor([0.5, 1.0])
+    reached = tiles.surely_reached(lambda x, part: x.sigmoid() * scores[part, None, None])
     # sigmoid(5) = 0.99331 times the score; within three cells of the border sigmoid(-5).
     assert reached[0].item() == pytest.approx(0.99331 / 2, abs=1e-4)
     assert reached[1].item() == pytest.approx(0.0067, abs=1e-4)
