@@ -1,6 +1,8 @@
-"""Hooks: mask annealing and the log of learning rates."""
+"""Hooks: mask annealing, and the logs of learning rates and of the process's memory."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
@@ -11,7 +13,9 @@ from eomt_d2.modeling.masked_attention import (
     masking_probability,
 )
 
-__all__ = ["LearningRateLogger", "MaskAnnealingHook", "configured_windows"]
+__all__ = ["HostMemoryLogger", "LearningRateLogger", "MaskAnnealingHook", "configured_windows"]
+
+_MEMORY_FILE = Path("/proc/self/statm")
 
 
 class LearningRateLogger(HookBase):
@@ -25,6 +29,22 @@ class LearningRateLogger(HookBase):
             self.trainer.storage.put_scalar(
                 f"lr/{group['name']}", group["lr"], smoothing_hint=False
             )
+
+
+class HostMemoryLogger(HookBase):
+    """Writes the memory that this process holds, every 20 iterations, as ``host_memory`` in MiB.
+
+    Resident memory, without that of the loader's workers and without a GPU's (which Detectron2
+    prints). A long training whose line is not flat has a leak. Only Linux tells.
+    """
+
+    PERIOD = 20
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self.PERIOD == 0 and _MEMORY_FILE.is_file():
+            pages = int(_MEMORY_FILE.read_text().split()[1])
+            mebibytes = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+            self.trainer.storage.put_scalar("host_memory", mebibytes, smoothing_hint=False)
 
 
 class MaskAnnealingHook(HookBase):

@@ -25,7 +25,7 @@ from eomt_d2.evaluation import build_evaluator
 from eomt_d2.solver import build_gradient_clipper, build_lr_scheduler, build_optimizer
 
 from .failures import explained_failures, memory_advice
-from .hooks import LearningRateLogger, MaskAnnealingHook, configured_windows
+from .hooks import HostMemoryLogger, LearningRateLogger, MaskAnnealingHook, configured_windows
 from .interruption import Interrupted, InterruptionHook, SignalWatch
 from .saving import BestCheckpoint, PeriodicCheckpoint, has_finite_weights
 from .scaling import scale_to_world_size
@@ -260,7 +260,7 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks; rates are logged and masks annealed before anything is saved."""
         timer, *others = super().build_hooks()
-        own: list[HookBase] = [LearningRateLogger()]
+        own: list[HookBase] = [LearningRateLogger(), HostMemoryLogger()]
         if self._mask_annealing is not None:
             windows = None
             if self._mask_annealing.enabled:

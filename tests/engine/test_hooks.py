@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from detectron2.config import get_cfg
@@ -5,7 +7,12 @@ from detectron2.engine import TrainerBase
 from torch import nn
 
 from eomt_d2.config import add_eomt_config
-from eomt_d2.engine.hooks import LearningRateLogger, MaskAnnealingHook, configured_windows
+from eomt_d2.engine.hooks import (
+    HostMemoryLogger,
+    LearningRateLogger,
+    MaskAnnealingHook,
+    configured_windows,
+)
 from eomt_d2.modeling.masked_attention import MaskAnnealing
 
 
@@ -115,3 +122,22 @@ def test_learning_rates_are_logged_by_group():
         "lr/block_0": 0.5,
         "lr/head": 2.0,
     }
+
+
+class Hoarder(TrainerBase):
+    """A loop that takes 64 MiB in its 21st step and keeps them."""
+
+    def run_step(self):
+        if self.iter == 20:
+            self.kept = b"x" * (64 * 2**20)
+
+
+def test_memory_that_is_kept_shows_in_the_log():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells how much memory a process holds")
+    trainer = Hoarder()
+    trainer.register_hooks([HostMemoryLogger()])
+    trainer.train(0, 45)
+    (before, first), (after, second) = trainer.storage.history("host_memory").values()
+    assert (first, second) == (19, 39)
+    assert 60 < after - before < 200

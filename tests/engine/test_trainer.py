@@ -123,6 +123,7 @@ def test_hooks_log_and_anneal_before_saving_and_evaluating(tmp_path):
     assert [type(hook).__name__ for hook in trainer._hooks] == [
         "IterationTimer",
         "LearningRateLogger",
+        "HostMemoryLogger",
         "MaskAnnealingHook",
         "LRScheduler",
         "InterruptionHook",
