@@ -3,9 +3,7 @@ from eomt_d2.benchmark.variants import compare_costs, load_finished_model
 CONFIG = "configs/shapes/panoptic/eomt_tiny.yaml"
 
 
-def test_costs_of_variants_are_laid_beside_the_plain_network(
-    tmp_path, restored_loggers, catalogs
-):
+def test_costs_of_variants_are_laid_beside_the_plain_network(tmp_path, restored_loggers, catalogs):
     _, model = load_finished_model(CONFIG, ["OUTPUT_DIR", str(tmp_path)], with_weights=False)
     assert not model.training
     assert model.mask_annealing.active == (False, False)
