@@ -33,7 +33,6 @@ from collections.abc import Sequence
 import torch
 
 from eomt_d2.benchmark import (
-    COMPILE_MODES,
     Settings,
     check,
     grid,
@@ -46,6 +45,7 @@ from eomt_d2.benchmark import (
 )
 from eomt_d2.benchmark.tables import markdown, point_title
 from eomt_d2.errors import UserError, exit_on_user_error
+from eomt_d2.modeling.compilation import COMPILE_MODES
 
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+")
 

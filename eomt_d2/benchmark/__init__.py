@@ -1,11 +1,10 @@
 """Speed, memory and arithmetic of several models in one process, measured by turns."""
 
 from .measurement import check, measure
-from .plan import COMPILE_MODES, Point, Settings, grid, load_models
+from .plan import Point, Settings, grid, load_models
 from .report import make_folder, new_report, write_pictures, write_report
 
 __all__ = [
-    "COMPILE_MODES",
     "Point",
     "Settings",
     "check",

@@ -15,7 +15,6 @@ from eomt_d2.engine.config_validation import is_mask_classification, validate_co
 from eomt_d2.errors import UserError
 
 __all__ = [
-    "COMPILE_MODES",
     "CUDA_GRAPH_MODES",
     "Model",
     "Point",
@@ -27,7 +26,6 @@ __all__ = [
     "uncompiled",
 ]
 
-COMPILE_MODES = ("off", "default", "reduce-overhead", "max-autotune")
 CUDA_GRAPH_MODES = ("reduce-overhead", "max-autotune")
 
 

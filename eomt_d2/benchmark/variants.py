@@ -108,7 +108,7 @@ def compare_quality(
             model.predict = MethodType(lambda self, images, predict=predict: predict(images), model)
             results[name] = Trainer.test(cfg, model)
     finally:
-        del model.predict
+        model.compile_predict(model.compile_mode)  # as it was
         logging.disable(level)
     metrics = [(task, metric) for task, metric in _HEADLINES if task in results[PLAIN]]
     lines = [
